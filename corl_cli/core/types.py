@@ -1,0 +1,104 @@
+"""The nouns that every layer shares. N = B * G rows, group-major: row i belongs to triplet i // G.
+
+Torch and PIL appear in annotations only, so importing this module costs nothing.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Literal
+
+if TYPE_CHECKING:
+    from PIL.Image import Image
+    from torch import Tensor
+
+Task = Literal["t2i", "mm2t"]
+TASKS: tuple[Task, ...] = ("t2i", "mm2t")
+AnswerType = Literal["mc", "oe"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Triplet:
+    """<image, prompt, question>: a real image, a caption of it, and a question about it with its answer.
+
+    `question` is what the policy is asked, options and instruction included; `answer` is stored clean: the letter
+    for `mc`, the words for `oe`.
+    """
+
+    id: str
+    image: Image
+    prompt: str
+    question: str
+    answer: str
+    answer_type: AnswerType
+    source: str
+
+
+@dataclass(frozen=True, kw_only=True)
+class Sampling:
+    """How completions of one task are drawn; temperature 0 is greedy.
+
+    `max_new_tokens` bounds text only (a drawing always has as many tokens as the VQ grid); `cfg_weight` is used by
+    t2i only, 1 means no classifier-free guidance.
+    """
+
+    group_size: int = 1
+    temperature: float = 1.0
+    top_p: float = 1.0
+    cfg_weight: float = 1.0
+    max_new_tokens: int = 512
+
+
+@dataclass(frozen=True, kw_only=True)
+class Rollout:
+    """G completions for each of B triplets, everything needed to score them again.
+
+    `triplets` has N entries (each repeated G times); prompts are left-padded; `pixel_values` [B, C, H, W] holds each
+    distinct input image once (mm2t only); `logps` [N, L] are the sampler's own log-probs under the scoring
+    distribution (temperature applied, before CFG mixing and top-p; float32); they are None for rows made from given
+    targets. `outputs` are PIL images (t2i) or strings (mm2t).
+    """
+
+    task: Task
+    triplets: list[Triplet]
+    prompt_ids: Tensor
+    prompt_mask: Tensor
+    pixel_values: Tensor | None
+    completion_ids: Tensor
+    completion_mask: Tensor
+    logps: Tensor | None
+    outputs: list[Image] | list[str]
+    sampling: Sampling
+
+    def __len__(self) -> int:
+        return len(self.triplets)
+
+
+@dataclass(frozen=True, kw_only=True)
+class RewardResult:
+    """What one rubric says of one rollout; `total` [N] is the weighted sum and NaN where `valid` [N] is False.
+
+    `parts` {name: [N]} are raw and unweighted; a part of a part is named `reward.part`. `notes` {name: [N strings]}
+    explain scores to a human.
+    """
+
+    task: Task
+    total: Tensor
+    parts: dict[str, Tensor]
+    valid: Tensor
+    notes: dict[str, list[str]] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Experience:
+    """A rollout ready for the update: advantages [N] (0 where the row is left out), old and reference log-probs [N, L].
+
+    `rows` [N] is False for rows whose reward is masked; `ref_logps` is None when beta = 0.
+    """
+
+    rollout: Rollout
+    rewards: RewardResult
+    advantages: Tensor
+    rows: Tensor
+    old_logps: Tensor | None
+    ref_logps: Tensor | None
