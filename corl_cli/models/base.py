@@ -1,0 +1,56 @@
+"""The contract between the trainer and a model that both draws and answers."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Sequence
+from pathlib import Path
+
+from PIL.Image import Image
+from torch import Tensor, nn
+
+from corl_cli.core.types import Rollout, Sampling, Task, Triplet
+
+
+class UnifiedPolicy(nn.Module, ABC):
+    """One network that draws images from prompts (t2i) and answers questions about images (mm2t)."""
+
+    @classmethod
+    @abstractmethod
+    def load(cls, path: str | Path, *, dtype: str = "float32", attention: str = "sdpa") -> UnifiedPolicy:
+        """The policy saved at `path` (a folder or a hub id); CorlError when it is missing or damaged."""
+
+    @abstractmethod
+    def save(self, path: Path) -> None:
+        """Write weights, configuration and processor to a folder that `load` and transformers can read."""
+
+    @abstractmethod
+    def sample(self, task: Task, triplets: Sequence[Triplet], sampling: Sampling, *, key: str) -> Rollout:
+        """Draw `sampling.group_size` completions for each triplet: N = B * G rows, group-major.
+
+        The noise depends on (key, triplet id, sample index, position) alone, so a row is the same whatever batch it
+        is in. Runs in eval mode without gradients and restores the mode afterwards.
+        """
+
+    @abstractmethod
+    def encode(self, task: Task, triplets: Sequence[Triplet], targets: Sequence[str] | Sequence[Image]) -> Rollout:
+        """Rows whose completions are given (texts, or images through the VQ encoder) instead of sampled."""
+
+    @abstractmethod
+    def forward(self, rollout: Rollout) -> Tensor:
+        """Log-probs [N, L] in float32 of the completions under the scoring distribution; 0 where masked.
+
+        It is forward itself, so that the hooks of DDP and FSDP fire.
+        """
+
+    @abstractmethod
+    def embed(self, images: Sequence[Image], prompts: Sequence[str]) -> tuple[Tensor, Tensor, Tensor]:
+        """Last hidden states of images [N, K, D] and of the prompts that follow them [N, T, D], with the mask [N, T].
+
+        The image is read as an understanding input in front of its prompt (paper, R_TIM); spans are found by token
+        masks, special tokens and padding are left out of the mask.
+        """
+
+    @abstractmethod
+    def trainable(self) -> list[nn.Parameter]:
+        """The parameters that learn."""
