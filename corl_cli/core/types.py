@@ -5,7 +5,8 @@ Torch and PIL appear in annotations only, so importing this module costs nothing
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from collections.abc import Sequence
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Literal
 
 if TYPE_CHECKING:
@@ -72,6 +73,22 @@ class Rollout:
 
     def __len__(self) -> int:
         return len(self.triplets)
+
+    def select(self, groups: Sequence[int]) -> Rollout:
+        """The rollout of some of its groups, in the order given."""
+        size = self.sampling.group_size
+        rows = [group * size + sample for group in groups for sample in range(size)]
+        return replace(
+            self,
+            triplets=[self.triplets[row] for row in rows],
+            prompt_ids=self.prompt_ids[rows],
+            prompt_mask=self.prompt_mask[rows],
+            pixel_values=None if self.pixel_values is None else self.pixel_values[list(groups)],
+            completion_ids=self.completion_ids[rows],
+            completion_mask=self.completion_mask[rows],
+            logps=None if self.logps is None else self.logps[rows],
+            outputs=[self.outputs[row] for row in rows],
+        )
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -1,0 +1,34 @@
+"""Log-probs of completion tokens without ever holding all logits."""
+
+from collections.abc import Callable
+
+import torch
+from torch import Tensor
+from torch.utils.checkpoint import checkpoint
+
+CHUNK_LOGITS = 1 << 26  # logits held at once: 256 MiB in float32
+
+
+def token_logps(
+    head: Callable[[Tensor], Tensor], hidden: Tensor, ids: Tensor, mask: Tensor, temperature: float, vocab_size: int
+) -> Tensor:
+    """log softmax(head(hidden) / temperature)[ids] where mask, 0 elsewhere.
+
+    hidden [N, L, D]: row k must be the state that predicts token k; ids, mask [N, L]; returns float32 [N, L]. Only
+    unmasked positions pass through the head, in chunks whose logits are computed again in the backward pass.
+    """
+    active = mask.bool()
+    states, targets = hidden[active], ids[active]
+    size = max(1, CHUNK_LOGITS // vocab_size)
+    recompute = len(states) > size and torch.is_grad_enabled()
+
+    def score(states: Tensor, targets: Tensor) -> Tensor:
+        logps = torch.log_softmax(head(states).float() / temperature, dim=-1)
+        return logps.gather(-1, targets[:, None])[:, 0]
+
+    chunks = [
+        checkpoint(score, s, t, use_reentrant=False) if recompute else score(s, t)
+        for s, t in zip(states.split(size), targets.split(size), strict=True)
+    ]
+    result = torch.zeros(ids.shape, dtype=torch.float32, device=hidden.device)
+    return result.masked_scatter(active, torch.cat(chunks)) if chunks else result

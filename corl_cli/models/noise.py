@@ -1,0 +1,43 @@
+"""Sampling noise that depends on a row's identity and position, not on the batch it is in.
+
+A generator's stream changes with every row added to a batch, so results would depend on batch size, resume and number
+of processes. Here each number is a hash of (row key, position, token): same seed, same run. Tokens are chosen by
+Gumbel-max, argmax(logits + gumbel), because inverse-CDF sampling flips far more tokens under float noise.
+"""
+
+from collections.abc import Iterable
+from hashlib import blake2b
+
+import torch
+from torch import Tensor
+
+# The constants of splitmix64 (Steele, Lea, Flood 2014), as signed 64-bit integers: torch has no unsigned shifts.
+_GOLDEN = 0x9E3779B97F4A7C15 - (1 << 64)
+_MIX1 = 0xBF58476D1CE4E5B9 - (1 << 64)
+_MIX2 = 0x94D049BB133111EB - (1 << 64)
+_UNIFORM_BITS = 23  # (k + 0.5) / 2^23 is exact in float32 and never 0 or 1
+
+
+def row_keys(labels: Iterable[str], device: torch.device) -> Tensor:
+    """A 64-bit key for each label [R]."""
+    digests = [int.from_bytes(blake2b(label.encode(), digest_size=8).digest(), "little", signed=True) for label in labels]
+    return torch.tensor(digests, dtype=torch.int64, device=device)
+
+
+def gumbel(keys: Tensor, position: int, width: int) -> Tensor:
+    """Standard Gumbel noise [R, width] in float32 for one position of each row."""
+    counter = torch.arange(position * width, (position + 1) * width, device=keys.device)
+    bits = _mix(keys[:, None] + counter * _GOLDEN)
+    uniform = (_shift(bits, 64 - _UNIFORM_BITS).float() + 0.5) / (1 << _UNIFORM_BITS)
+    return -torch.log(-torch.log(uniform))
+
+
+def _mix(z: Tensor) -> Tensor:
+    z = (z ^ _shift(z, 30)) * _MIX1
+    z = (z ^ _shift(z, 27)) * _MIX2
+    return z ^ _shift(z, 31)
+
+
+def _shift(z: Tensor, bits: int) -> Tensor:
+    """Logical right shift of signed 64-bit integers."""
+    return (z >> bits) & ((1 << (64 - bits)) - 1)

@@ -1,0 +1,290 @@
+"""Autoregressive sampling over Llama's weights: a preallocated cache, each prompt prefilled once, keyed noise.
+
+transformers' generate builds masks, caches and processors anew for every token and evaluates heads it does not need;
+a drawing of 576 tokens spends most of its time there. This decoder holds a copy of the weights in the compute
+precision, with fused projections and fixed addresses, refreshed in place when the policy has changed.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from corl_cli.core.types import Sampling
+from corl_cli.models.noise import gumbel
+
+Head = Callable[[Tensor], Tensor]  # hidden states [R, D] -> logits [R, V]
+Embed = Callable[[Tensor], Tensor]  # token ids [R] -> embeddings [R, D]
+
+
+@dataclass
+class Cache:
+    """Keys and values [R, heads, T, D] of each layer, the columns in use, and each row's next position."""
+
+    keys: list[Tensor]
+    values: list[Tensor]
+    visible: Tensor  # [R, T] bool: columns a row may attend to
+    positions: Tensor  # [R]
+    length: int
+    padded: bool
+
+    def take(self, rows: Tensor) -> Cache:
+        """The cache of the given rows, repeated or dropped."""
+        return Cache(
+            keys=[k[rows] for k in self.keys],
+            values=[v[rows] for v in self.values],
+            visible=self.visible[rows],
+            positions=self.positions[rows],
+            length=self.length,
+            padded=self.padded,
+        )
+
+
+class Decoder:
+    """A Llama laid out for sampling: `prefill` a batch of prompts, then `step` one token at a time."""
+
+    def __init__(self, llama: nn.Module, lm_head: nn.Linear, dtype: torch.dtype) -> None:
+        config = llama.config
+        if config.attention_bias or config.mlp_bias or config.hidden_act != "silu":
+            raise ValueError("the decoder reads Llama layers without biases and with SiLU")
+        self.llama = llama
+        self.lm_head = lm_head
+        self.heads = config.num_attention_heads
+        self.kv_heads = config.num_key_value_heads
+        self.head_dim = config.head_dim
+        self.eps = config.rms_norm_eps
+        self.layers = [{name: _copy(parts, dtype) for name, parts in _fused(layer).items()} for layer in llama.layers]
+        self.ends = {name: _copy(parts, dtype) for name, parts in self._ends().items()}
+        self._seen = self._versions()
+
+    @property
+    def dtype(self) -> torch.dtype:
+        """The precision of the held weights."""
+        return self.ends["norm"].dtype
+
+    @torch.no_grad()
+    def refresh(self) -> None:
+        """Copy the policy's weights again if any has changed since."""
+        versions = self._versions()
+        if versions == self._seen:
+            return
+        for held, layer in zip([*self.layers, self.ends], [*map(_fused, self.llama.layers), self._ends()], strict=True):
+            for name, parts in layer.items():
+                held[name].copy_(torch.cat([part.detach() for part in parts]))
+        self._seen = versions
+
+    def embed(self, ids: Tensor) -> Tensor:
+        """Text embeddings of token ids, [...] -> [..., D]."""
+        return F.embedding(ids, self.ends["embed"])
+
+    def word_logits(self, hidden: Tensor) -> Tensor:
+        """Logits over the text vocabulary, [R, D] -> [R, V]."""
+        return F.linear(hidden, self.ends["lm_head"])
+
+    def prefill(self, embeds: Tensor, mask: Tensor, capacity: int) -> tuple[Tensor, Cache]:
+        """Read left-padded prompts: embeds [R, P, D], mask [R, P] -> last hidden states [R, D] and a cache.
+
+        The cache has room for `capacity` columns in all.
+        """
+        rows, length, _ = embeds.shape
+        shape = (rows, self.kv_heads, capacity, self.head_dim)
+        visible = torch.ones(rows, capacity, dtype=torch.bool, device=embeds.device)
+        visible[:, :length] = mask.bool()
+        cache = Cache(
+            keys=[embeds.new_zeros(shape, dtype=self.dtype) for _ in self.layers],
+            values=[embeds.new_zeros(shape, dtype=self.dtype) for _ in self.layers],
+            visible=visible,
+            positions=mask.sum(-1),
+            length=length,
+            padded=not bool(mask.all()),
+        )
+        causal = torch.ones(length, length, dtype=torch.bool, device=embeds.device).tril()
+        attend = None
+        if cache.padded:
+            # a padding query sees itself, or its softmax would be over nothing
+            attend = (causal & mask.bool()[:, None]) | torch.eye(length, dtype=torch.bool, device=embeds.device)
+            attend = attend[:, None]
+        hidden = self._run(embeds, _positions(mask), cache, 0, attend)
+        return hidden[:, -1], cache
+
+    def step(self, embeds: Tensor, cache: Cache) -> Tensor:
+        """Append one token to each row: embeds [R, D] -> hidden states [R, D]."""
+        start = cache.length
+        cache.length += 1
+        attend = cache.visible[:, None, None, : cache.length] if cache.padded else None
+        hidden = self._run(embeds[:, None], cache.positions[:, None], cache, start, attend)
+        cache.positions = cache.positions + 1
+        return hidden[:, 0]
+
+    def _run(self, x: Tensor, positions: Tensor, cache: Cache, start: int, attend: Tensor | None) -> Tensor:
+        x = x.to(self.dtype)
+        cos, sin = (table[:, None] for table in self.llama.rotary_emb(x, positions))
+        for layer, keys, values in zip(self.layers, cache.keys, cache.values, strict=True):
+            x = self._layer(layer, x, keys, values, cos, sin, start, attend)
+        return F.rms_norm(x, x.shape[-1:], self.ends["norm"], self.eps)
+
+    def _layer(
+        self,
+        layer: dict[str, Tensor],
+        x: Tensor,
+        keys: Tensor,
+        values: Tensor,
+        cos: Tensor,
+        sin: Tensor,
+        start: int,
+        attend: Tensor | None,
+    ) -> Tensor:
+        rows, length, width = x.shape
+        end = start + length
+        qkv = F.linear(F.rms_norm(x, (width,), layer["norm1"], self.eps), layer["qkv"])
+        qkv = qkv.view(rows, length, -1, self.head_dim).transpose(1, 2)
+        q, k, v = qkv.split([self.heads, self.kv_heads, self.kv_heads], dim=1)
+        keys[:, :, start:end] = _rotate(k, cos, sin)
+        values[:, :, start:end] = v
+        attended = F.scaled_dot_product_attention(
+            _rotate(q, cos, sin),
+            keys[:, :, :end],
+            values[:, :, :end],
+            attn_mask=attend,
+            is_causal=attend is None and length > 1,
+            enable_gqa=self.heads != self.kv_heads,
+        )
+        x = x + F.linear(attended.transpose(1, 2).reshape(rows, length, -1), layer["o"])
+        gate, up = F.linear(F.rms_norm(x, (width,), layer["norm2"], self.eps), layer["gate_up"]).chunk(2, dim=-1)
+        return x + F.linear(F.silu(gate) * up, layer["down"])
+
+    def _ends(self) -> dict[str, list[Tensor]]:
+        llama = self.llama
+        return {"embed": [llama.embed_tokens.weight], "norm": [llama.norm.weight], "lm_head": [self.lm_head.weight]}
+
+    def _versions(self) -> list[int]:
+        return [weight._version for module in (self.llama, self.lm_head) for weight in module.parameters()]
+
+
+def draw(
+    decoder: Decoder,
+    prompts: Tensor,
+    mask: Tensor,
+    head: Head,
+    embed: Embed,
+    sampling: Sampling,
+    keys: Tensor,
+    num_tokens: int,
+    unconditional: Tensor | None,
+) -> tuple[Tensor, Tensor]:
+    """Image tokens and their log-probs [N, num_tokens] for B prompts [B, P, D], N = len(keys) = B * G rows.
+
+    With `unconditional` prompts [B, P, D] the logits are mixed, u + w (c - u), in float32 (classifier-free guidance,
+    Ho and Salimans 2022); log-probs are those of the conditional half at the sampling temperature.
+    """
+    group = len(keys) // len(prompts)
+    if unconditional is not None:
+        prompts, mask = torch.cat([prompts, unconditional]), mask.repeat(2, 1)
+    hidden, cache = decoder.prefill(prompts, mask, prompts.shape[1] + num_tokens)
+    expand = torch.arange(len(prompts), device=prompts.device).repeat_interleave(group)
+    hidden, cache = hidden[expand], cache.take(expand)
+    tokens, logps = [], []
+    for position in range(num_tokens):
+        logits = head(hidden).float()
+        mixed = conditional = logits
+        if unconditional is not None:
+            conditional, other = logits.chunk(2)
+            mixed = other + sampling.cfg_weight * (conditional - other)
+        token, logp = choose(mixed, conditional, sampling, keys, position)
+        tokens.append(token)
+        logps.append(logp)
+        if position < num_tokens - 1:
+            hidden = decoder.step(embed(token if unconditional is None else token.repeat(2)), cache)
+    return torch.stack(tokens, 1), torch.stack(logps, 1)
+
+
+def write(
+    decoder: Decoder,
+    prompts: Tensor,
+    mask: Tensor,
+    sampling: Sampling,
+    keys: Tensor,
+    eos_id: int,
+    pad_id: int,
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Text tokens, their mask and log-probs [N, L] for B prompts [B, P, D]; L is the longest completion drawn.
+
+    A row ends with its first end-of-sequence token, which belongs to it; finished rows leave the batch.
+    """
+    group, limit = len(keys) // len(prompts), sampling.max_new_tokens
+    hidden, cache = decoder.prefill(prompts, mask, prompts.shape[1] + limit)
+    expand = torch.arange(len(prompts), device=prompts.device).repeat_interleave(group)
+    hidden, cache = hidden[expand], cache.take(expand)
+    tokens = torch.full((len(keys), limit), pad_id, device=prompts.device)
+    written = torch.zeros(len(keys), limit, dtype=torch.bool, device=prompts.device)
+    logps = torch.zeros(len(keys), limit, device=prompts.device)
+    rows = torch.arange(len(keys), device=prompts.device)  # the rows still in the batch
+    alive = torch.ones(len(keys), dtype=torch.bool, device=prompts.device)  # of those, the unfinished
+    for position in range(limit):
+        logits = decoder.word_logits(hidden).float()
+        token, logp = choose(logits, logits, sampling, keys[rows], position)
+        going = rows[alive]
+        tokens[going, position], logps[going, position] = token[alive], logp[alive]
+        written[going, position] = True
+        alive = alive & (token != eos_id)
+        remaining = int(alive.sum())
+        if remaining == 0 or position == limit - 1:
+            break
+        if remaining <= 0.75 * len(rows):  # copying the cache costs about a step: not for single rows
+            keep = alive.nonzero()[:, 0]
+            rows, token, cache, alive = rows[keep], token[keep], cache.take(keep), alive[keep]
+        hidden = decoder.step(decoder.embed(token), cache)
+    length = position + 1
+    return tokens[:, :length], written[:, :length], logps[:, :length]
+
+
+def choose(
+    mixed: Tensor, conditional: Tensor, sampling: Sampling, keys: Tensor, position: int
+) -> tuple[Tensor, Tensor]:
+    """Next tokens [R] by Gumbel-max from the mixed logits [R, V], and their log-probs under the conditional ones."""
+    temperature = sampling.temperature or 1.0
+    if sampling.temperature == 0:
+        token = mixed.argmax(-1)
+    else:
+        scaled = nucleus(mixed / temperature, sampling.top_p)
+        token = (scaled + gumbel(keys, position, scaled.shape[-1])).argmax(-1)
+    logps = torch.log_softmax(conditional / temperature, dim=-1)
+    return token, logps.gather(-1, token[:, None])[:, 0]
+
+
+def nucleus(logits: Tensor, top_p: float) -> Tensor:
+    """Logits [R, V] with -inf outside the smallest set of tokens whose probability reaches top_p (Holtzman 2020)."""
+    if top_p >= 1:
+        return logits
+    ordered, order = logits.softmax(-1).sort(dim=-1, descending=True)
+    outside = ordered.cumsum(-1) - ordered >= top_p
+    return logits.masked_fill(outside.scatter(-1, order, outside), -torch.inf)
+
+
+def _fused(layer: nn.Module) -> dict[str, list[Tensor]]:
+    attention, mlp = layer.self_attn, layer.mlp
+    return {
+        "norm1": [layer.input_layernorm.weight],
+        "qkv": [attention.q_proj.weight, attention.k_proj.weight, attention.v_proj.weight],
+        "o": [attention.o_proj.weight],
+        "norm2": [layer.post_attention_layernorm.weight],
+        "gate_up": [mlp.gate_proj.weight, mlp.up_proj.weight],
+        "down": [mlp.down_proj.weight],
+    }
+
+
+def _copy(parts: list[Tensor], dtype: torch.dtype) -> Tensor:
+    return torch.cat([part.detach() for part in parts]).to(dtype, copy=True)
+
+
+def _positions(mask: Tensor) -> Tensor:
+    return (mask.long().cumsum(-1) - 1).clamp(min=0)
+
+
+def _rotate(x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
+    half = x.shape[-1] // 2
+    return x * cos + torch.cat((-x[..., half:], x[..., :half]), dim=-1) * sin
