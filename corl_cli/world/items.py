@@ -1,0 +1,95 @@
+"""Items of the embedded world: a scene with its drawing, its prompt and a question about it, from a seed."""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import overload
+
+from corl_cli.core.types import AnswerType, Triplet
+from corl_cli.world.drawing import draw
+from corl_cli.world.language import CAPTION_QUESTION, Question, Spec, ask, canonical, caption, solve, specify
+from corl_cli.world.scenes import Scene, Split, sample_from
+
+
+@dataclass(frozen=True, kw_only=True)
+class Item:
+    """One scene, the prompt that describes it, and a question about it."""
+
+    id: str
+    scene: Scene
+    spec: Spec
+    question: Question
+
+    @property
+    def answer_type(self) -> AnswerType:
+        """Multiple choice or open-ended."""
+        return "mc" if self.question.options else "oe"
+
+    @property
+    def solution(self) -> str:
+        """The reasoned answer in the format that the rewards ask for."""
+        return solve(self.scene, self.question)
+
+    @property
+    def triplet(self) -> Triplet:
+        """The item as <image, prompt, question>."""
+        return Triplet(
+            id=self.id,
+            image=draw(self.scene),
+            prompt=caption(self.spec),
+            question=self.question.text,
+            answer=self.question.gold,
+            answer_type=self.answer_type,
+            source="world",
+        )
+
+    @property
+    def captioning(self) -> Triplet:
+        """The item with "describe the image" as its question and the canonical caption as its answer."""
+        words = caption(canonical(self.scene))
+        return Triplet(
+            id=f"{self.id}-caption",
+            image=draw(self.scene),
+            prompt=caption(self.spec),
+            question=CAPTION_QUESTION,
+            answer=words,
+            answer_type="oe",
+            source="world",
+        )
+
+
+def world_item(split: Split, seed: int, index: int) -> Item:
+    """The item number `index` of a split under a seed; even ones are multiple choice, odd ones open-ended."""
+    rng = random.Random(f"{split}/{seed}/{index}")
+    kind, scene = sample_from(rng, split)
+    spec = specify(kind, scene, rng)
+    question = ask(scene, rng, multiple_choice=index % 2 == 0)
+    return Item(id=f"world-{split}-{seed}-{index}", scene=scene, spec=spec, question=question)
+
+
+def world_triplet(split: Split, seed: int, index: int) -> Triplet:
+    """The triplet number `index` of a split under a seed."""
+    return world_item(split, seed, index).triplet
+
+
+class WorldTriplets(Sequence[Triplet]):
+    """`size` triplets of a split under a seed, made when they are asked for."""
+
+    def __init__(self, split: Split, size: int, seed: int = 0) -> None:
+        self.split, self.size, self.seed = split, size, seed
+
+    def __len__(self) -> int:
+        return self.size
+
+    @overload
+    def __getitem__(self, index: int) -> Triplet: ...
+    @overload
+    def __getitem__(self, index: slice) -> list[Triplet]: ...
+    def __getitem__(self, index: int | slice) -> Triplet | list[Triplet]:
+        if isinstance(index, slice):
+            return [self[i] for i in range(*index.indices(self.size))]
+        if not -self.size <= index < self.size:
+            raise IndexError(index)
+        return world_triplet(self.split, self.seed, index % self.size)
