@@ -1,0 +1,48 @@
+"""States of a run that survive a kill: written under a temporary name, the state file last, then renamed."""
+
+import json
+import shutil
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch.optim import Optimizer
+
+from corl_cli.core.errors import CorlError
+from corl_cli.models.base import UnifiedPolicy
+
+STATE = "state.json"
+
+
+def save(folder: Path, policy: UnifiedPolicy, optimizer: Optimizer, state: dict[str, Any], keep: int) -> Path:
+    """Save one step's state as `folder`/step-N and drop all but the newest `keep` of them."""
+    path = folder / f"step-{state['step']:06d}"
+    partial = folder / f".{path.name}.partial"
+    shutil.rmtree(partial, ignore_errors=True)
+    partial.mkdir(parents=True)
+    policy.save(partial)
+    torch.save(optimizer.state_dict(), partial / "optimizer.pt")
+    (partial / STATE).write_text(json.dumps(state, indent=2) + "\n", encoding="utf-8")
+    shutil.rmtree(path, ignore_errors=True)
+    partial.rename(path)
+    for old in complete(folder)[:-keep]:
+        shutil.rmtree(old)
+    return path
+
+
+def complete(folder: Path) -> list[Path]:
+    """The whole checkpoints of a folder, oldest first."""
+    return sorted(path.parent for path in folder.glob(f"step-*/{STATE}"))
+
+
+def load_state(path: Path, optimizer: Optimizer) -> dict[str, Any]:
+    """Bring the optimiser to the state saved at `path` and return the rest; CorlError when it is damaged."""
+    try:
+        optimizer.load_state_dict(torch.load(path / "optimizer.pt", map_location="cpu", weights_only=True))
+        state: dict[str, Any] = json.loads((path / STATE).read_text(encoding="utf-8"))
+    except Exception as error:
+        raise CorlError(
+            f"The checkpoint {path} is damaged: {str(error).splitlines()[0]}",
+            f"Remove that folder and resume from the one before it: rm -r {path}",
+        ) from error
+    return state

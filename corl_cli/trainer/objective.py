@@ -1,0 +1,67 @@
+"""GRPO's advantages and losses as pure tensor functions.
+
+Shapes: N = B * G rows, group-major; L completion tokens. `rows` [N] says which rows count: a row whose reward is missing
+is left out of its group's statistics and has advantage 0.
+"""
+
+import torch
+from torch import Tensor
+
+STD_EPS = 1e-4  # as in TRL; keeps a group of equal rewards at advantage 0
+
+
+def group_advantages(rewards: Tensor, rows: Tensor, group_size: int, *, scale: bool = True) -> Tensor:
+    """A_i = (r_i - mean) / (std + 1e-4) within each group (paper; DeepSeekMath, eq. 3), [N] -> [N].
+
+    std carries Bessel's correction. Without `scale` only the mean is taken off (Dr. GRPO).
+    """
+    counted = rows.view(-1, group_size).double()
+    grouped = rewards.masked_fill(~rows, 0.0).double().view(-1, group_size)
+    number = counted.sum(1, keepdim=True)
+    centred = (grouped - (grouped * counted).sum(1, keepdim=True) / number.clamp(min=1)) * counted
+    if scale:
+        variance = centred.square().sum(1, keepdim=True) / (number - 1).clamp(min=1)
+        centred = centred / (variance.sqrt() + STD_EPS)
+    return centred.flatten().to(rewards.dtype)
+
+
+def joint_rewards(t2i: Tensor, mm2t: Tensor, mm2t_weight: float) -> Tensor:
+    """r_i = R_t2i + lambda R_mm2t of the pair (drawing_i, answer_i), paper's R_Uni; [N] each."""
+    return t2i + mm2t_weight * mm2t
+
+
+def kl_divergence(logps: Tensor, ref_logps: Tensor) -> Tensor:
+    """Per-token estimate k3 of KL(pi || pi_ref) = exp(d) - d - 1, d = ref - logp (Schulman 2020; the paper's code)."""
+    difference = ref_logps - logps
+    return difference.exp() - difference - 1
+
+
+def policy_loss(
+    logps: Tensor, old_logps: Tensor, advantages: Tensor, clip_eps: float | None = None
+) -> tuple[Tensor, Tensor]:
+    """Per-token loss [N, L] and which tokens were clipped [N, L].
+
+    -rho A with rho = exp(logp - old_logp) (paper); with clip_eps PPO's -min(rho A, clip(rho, 1 - eps, 1 + eps) A).
+    """
+    ratio = (logps - old_logps).exp()
+    advantages = advantages[:, None]
+    if clip_eps is None:
+        return -ratio * advantages, torch.zeros_like(ratio, dtype=torch.bool)
+    clipped = ratio.clamp(1 - clip_eps, 1 + clip_eps)
+    return -torch.min(ratio * advantages, clipped * advantages), clipped * advantages < ratio * advantages
+
+
+def sequence_mean(values: Tensor, mask: Tensor, rows: Tensor) -> Tensor:
+    """Sum over counted rows of each row's mean over its own tokens (grpo reduction before dividing by the rows).
+
+    The caller divides by the number of counted rows of the whole batch, so that micro-batches and processes add up to
+    the mean over all of them.
+    """
+    lengths = mask.sum(1).clamp(min=1)
+    means = (values * mask).sum(1) / lengths
+    return (means * rows).sum()
+
+
+def zero_variance_share(advantages: Tensor, group_size: int) -> float:
+    """Share of groups in which no row has an advantage: such groups teach nothing."""
+    return float((advantages.view(-1, group_size).abs().amax(1) < 1e-6).float().mean())

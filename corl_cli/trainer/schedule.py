@@ -1,0 +1,19 @@
+"""The learning rate as a function of the step, so that a resumed run needs no scheduler state."""
+
+import math
+
+from corl_cli.core.recipe import Optim
+
+
+def learning_rate(optim: Optim, step: int, num_steps: int) -> float:
+    """Rate of optimiser step `step` (from 0): linear warm-up over `warmup_steps`, then the schedule down to 0."""
+    if step < optim.warmup_steps:
+        return optim.lr * (step + 1) / optim.warmup_steps
+    done = (step - optim.warmup_steps) / max(1, num_steps - optim.warmup_steps)
+    match optim.schedule:
+        case "linear":
+            return optim.lr * (1 - done)
+        case "cosine":
+            return optim.lr * (1 + math.cos(math.pi * done)) / 2
+        case _:
+            return optim.lr

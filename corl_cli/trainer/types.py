@@ -1,0 +1,21 @@
+"""What the trainer asks of its surroundings; pipelines hand it in, so that it imports neither rewards nor data."""
+
+from collections.abc import Sequence
+from typing import Protocol
+
+from corl_cli.core.types import RewardResult, Rollout, Triplet
+from corl_cli.models.base import UnifiedPolicy
+
+
+class Rubric(Protocol):
+    """The weighted rewards of one task."""
+
+    def __call__(self, rollout: Rollout, policy: UnifiedPolicy) -> RewardResult: ...
+
+
+class Batches(Protocol):
+    """The triplets of each optimiser step, the same whenever asked."""
+
+    def __len__(self) -> int: ...
+
+    def __getitem__(self, step: int, /) -> Sequence[Triplet]: ...
