@@ -19,7 +19,7 @@ from corl_cli.core.recipe import Algo, Recipe
 from corl_cli.core.types import Experience, RewardResult, Rollout, Task
 from corl_cli.models.base import UnifiedPolicy
 from corl_cli.trainer import objective
-from corl_cli.trainer.observer import Observer
+from corl_cli.trainer.journal import Journal
 from corl_cli.trainer.preflight import check_identity
 from corl_cli.trainer.rollout import generate
 from corl_cli.trainer.schedule import learning_rate
@@ -30,7 +30,7 @@ Metrics = dict[str, float]
 
 @dataclass(kw_only=True)
 class Trainer:
-    """Everything one run needs, already built; `observer` is told of each step and decides what to keep."""
+    """Everything one run needs, already built; the journal is told of each step and writes what is due."""
 
     recipe: Recipe
     accelerator: Accelerator
@@ -39,7 +39,7 @@ class Trainer:
     rubrics: Mapping[Task, Rubric]
     batches: Batches
     optimizer: Optimizer
-    observer: Observer
+    journal: Journal
     num_steps: int
 
     def __post_init__(self) -> None:
@@ -49,21 +49,20 @@ class Trainer:
 
     def fit(self, start: int = 0) -> None:
         """Train from optimiser step `start` to the end; raises what stopped it, with the state saved."""
-        self.observer.begin(start)
+        self.journal.begin(start)
         for step in range(start, self.num_steps):
             with self.timed("rollout"):
                 rollouts = generate(self.policy, self.batches[step], self.samplings, key=f"train|{step}")
             if step == start:
                 for rollout in rollouts.values():
-                    self.observer.identity(check_identity(self.policy, rollout, self.recipe.model.dtype))
+                    self.journal.identity(step, check_identity(self.policy, rollout, self.recipe.model.dtype))
             with self.timed("reward"):
                 rewards = {task: self.rubrics[task](rollout, self.policy) for task, rollout in rollouts.items()}
             with self.timed("update"):
                 batch = self.experience(rollouts, rewards)
                 metrics = self.update(batch, step)
             metrics |= self.describe(batch) | {f"time/{phase}": value for phase, value in self.seconds.items()}
-            self.observer.step(step + 1, metrics, batch)
-        self.observer.end(self.num_steps)
+            self.journal.step(step + 1, metrics, batch)
 
     def experience(
         self, rollouts: Mapping[Task, Rollout], rewards: Mapping[Task, RewardResult]

@@ -1,0 +1,105 @@
+"""From the names in a recipe to live objects; `check` binds everything that needs no weights."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from importlib import import_module
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from corl_cli.core.errors import CorlError, UsageError
+from corl_cli.core.recipe import Model, Recipe, RewardSpec, Rubrics
+from corl_cli.core.types import TASKS, Task
+from corl_cli.data import templates
+from corl_cli.rewards import bind
+
+if TYPE_CHECKING:
+    import torch
+
+    from corl_cli.models.base import UnifiedPolicy
+    from corl_cli.rewards.base import Reward, Rubric
+
+MODELS = {"janus": "corl_cli.models.janus:JanusPolicy"}
+
+
+def check(recipe: Recipe) -> None:
+    """Bind every name of a recipe without loading weights; UsageError with all faults at once."""
+    faults: list[UsageError] = []
+    for attempt in (
+        lambda: templates.check(recipe.data.instruction),
+        lambda: policy_class(recipe.model.family),
+        *(lambda spec=spec, task=task: bind(spec, task) for task, spec in specs(recipe)),  # type: ignore[misc]
+    ):
+        try:
+            attempt()
+        except UsageError as fault:
+            faults.append(fault)
+    if faults:
+        hints = [fault.hint for fault in faults if fault.hint]
+        raise UsageError("\n".join(fault.message for fault in faults), "\n".join(dict.fromkeys(hints)) or None)
+
+
+def specs(recipe: Recipe) -> list[tuple[Task, RewardSpec]]:
+    """Every reward that a recipe names, the probes' included."""
+    sections = [recipe.rewards] + ([recipe.eval.probes.rewards] if recipe.eval.probes else [])
+    return [(task, spec) for section in sections for task in TASKS for spec in getattr(section, task)]
+
+
+def policy_class(family: str) -> type[UnifiedPolicy]:
+    """The class of a model family; UsageError for one that corl does not know."""
+    if family not in MODELS:
+        raise UsageError(f"model.family: there is no model family '{family}'.", f"Choose one of {', '.join(MODELS)}.")
+    module, _, name = MODELS[family].partition(":")
+    cls: type[UnifiedPolicy] = getattr(import_module(module), name)
+    return cls
+
+
+def locate(checkpoint: str) -> str:
+    """Where weights are: the shipped tiny Janus for 'world', the newest checkpoint of a run, else the name itself."""
+    from corl_cli import world
+    from corl_cli.trainer.checkpoint import complete
+
+    if checkpoint == "world":
+        return str(world.checkpoint())
+    path = Path(checkpoint)
+    if (path / "recipe.yaml").exists():
+        saved = complete(path / "checkpoints")
+        if not saved:
+            raise CorlError(f"The run {path} has no checkpoint yet.", f"Go on with it: --out {path} --resume")
+        return str(saved[-1])
+    return checkpoint
+
+
+def build_policy(model: Model, checkpoint: str | Path | None = None) -> UnifiedPolicy:
+    """The policy that a recipe names, or the one saved at `checkpoint`."""
+    from transformers.utils import logging
+
+    from corl_cli.models import torchvision_guard
+
+    torchvision_guard.check()
+    logging.disable_progress_bar()
+    path = checkpoint or locate(model.checkpoint)
+    return policy_class(model.family).load(path, dtype=model.dtype, attention=model.attention)
+
+
+def build_rubrics(
+    rubrics: Rubrics, tasks: Sequence[Task], device: torch.device, reference: UnifiedPolicy | None
+) -> dict[Task, Rubric]:
+    """One rubric per task that has rewards, its models loaded."""
+    from corl_cli.rewards.base import Criterion, Rubric
+
+    built = {}
+    for task in tasks:
+        criteria = []
+        for spec in getattr(rubrics, task):
+            reward: Reward = bind(spec, task)
+            reward.load(device, reference)
+            criteria.append(Criterion(name=spec.name, weight=spec.weight, missing=spec.missing, reward=reward))
+        if criteria:
+            built[task] = Rubric(task, criteria)
+    return built
+
+
+def needs_reference(recipe: Recipe) -> bool:
+    """Whether a frozen copy of the start is needed: for the KL, or because a reward asks."""
+    return recipe.algo.beta > 0 or any(bind(spec, task).needs_reference for task, spec in specs(recipe))

@@ -1,0 +1,178 @@
+"""What a run leaves behind while it goes on: metrics, held-out readings, samples, rollouts, checkpoints."""
+
+from __future__ import annotations
+
+import json
+import math
+import signal
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, field
+from types import FrameType
+from typing import Any, Protocol
+
+import torch
+from accelerate import Accelerator
+from torch.optim import Optimizer
+
+from corl_cli.core.errors import Interrupted
+from corl_cli.core.pictures import Tile, sheet
+from corl_cli.core.recipe import Recipe
+from corl_cli.core.run_dir import RunDir, write_atomic
+from corl_cli.core.types import TASKS, Experience, Sampling, Task, Triplet
+from corl_cli.models.base import UnifiedPolicy
+from corl_cli.trainer import checkpoint
+from corl_cli.trainer.preflight import Identity
+from corl_cli.trainer.probes import Probes, Reading
+from corl_cli.trainer.rollout import record
+
+SAMPLE_TRIPLETS, SAMPLES_EACH = 6, 4
+
+
+class Display(Protocol):
+    """Where a run shows itself while it goes on."""
+
+    def say(self, line: str) -> None: ...
+
+    def step(self, step: int, metrics: Mapping[str, float]) -> None: ...
+
+    def readings(self, step: int, readings: Sequence[Reading]) -> None: ...
+
+
+@dataclass(kw_only=True)
+class Journal:
+    """Writes a run directory from inside the loop. Only the main process writes; all take part in the probes."""
+
+    run: RunDir
+    recipe: Recipe
+    accelerator: Accelerator
+    policy: UnifiedPolicy
+    optimizer: Optimizer
+    probes: Probes | None
+    samples: Sequence[Triplet]
+    display: Display
+    num_steps: int
+    begun: float = field(default_factory=time.perf_counter)
+    stop: int | None = None  # the signal that asked for an end
+
+    def __enter__(self) -> Journal:
+        """SIGTERM and the first Ctrl-C let the step finish and save; a second Ctrl-C stops at once."""
+        self._handlers = {number: signal.signal(number, self._asked) for number in (signal.SIGINT, signal.SIGTERM)}
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        for number, handler in self._handlers.items():
+            signal.signal(number, handler)
+
+    def begin(self, step: int) -> None:
+        """Before the first step: readings and samples of the start."""
+        if step == 0:
+            self._probe(0)
+            self._sample(0)
+
+    def identity(self, step: int, identity: Identity) -> None:
+        """What the first batch said of sampler and scorer."""
+        self.display.say(
+            f"preflight {identity.task}: sampler and scorer agree to {identity.largest:.1e} nats a token "
+            f"(mean {identity.mean:.1e})"
+        )
+        self._write({"step": step, "identity": asdict(identity)})
+
+    def step(self, step: int, metrics: Mapping[str, float], batch: Mapping[Task, Experience]) -> None:
+        """After optimiser step `step` (from 1): log, and whatever is due."""
+        due = {
+            name: step % every == 0 or step == self.num_steps
+            for name, every in {
+                "probe": self.recipe.eval.probes.every if self.recipe.eval.probes else self.num_steps,
+                "sample": self.recipe.tracking.samples_every,
+                "rollout": self.recipe.tracking.rollouts_every,
+                "save": self.recipe.checkpoint.every,
+            }.items()
+        }
+        self._write({"step": step, **metrics, "seconds": self.seconds})
+        self.accelerator.log(dict(metrics), step=step)
+        self.display.step(step, metrics)
+        if step == 1:
+            self._warn(metrics)
+        if due["probe"]:
+            self._probe(step)
+        if due["sample"]:
+            self._sample(step)
+        if due["rollout"] and self.accelerator.is_main_process:
+            record(self.run.rollouts / f"step-{step:06d}", batch)
+        asked = torch.tensor(int(self.stop is not None), device=self.accelerator.device)
+        stopping = int(self.accelerator.reduce(asked)) > 0  # one process asked is all of them
+        if due["save"] or stopping:
+            self._save(step)
+        if stopping and step < self.num_steps:
+            number = self.stop or signal.SIGTERM
+            raise Interrupted(
+                f"Stopped by {signal.Signals(number).name} after step {step} of {self.num_steps}; the state is saved.",
+                f"Go on with --out {self.run.path} --resume",
+                signal=number,
+            )
+
+    @property
+    def seconds(self) -> float:
+        """Seconds since this process took up the run."""
+        return round(time.perf_counter() - self.begun, 3)
+
+    def _probe(self, step: int) -> None:
+        if self.probes is None:
+            return
+        begun = time.perf_counter()
+        readings = self.probes.measure(self.policy, self.accelerator)
+        spent = time.perf_counter() - begun
+        for reading in readings:
+            self._write({"step": step, "probe": asdict(reading)})
+        self._write({"step": step, "time/probe": spent})
+        self.display.readings(step, readings)
+
+    def _sample(self, step: int) -> None:
+        if not self.samples or not self.accelerator.is_main_process:
+            return
+        columns: list[list[Tile]] = [[Tile(t.image, t.prompt)] for t in self.samples]
+        answers = []
+        for task in self.recipe.train.tasks:
+            sampling = self.recipe.sampling.of(task)
+            once = Sampling(**(asdict(sampling) | {"group_size": SAMPLES_EACH}))
+            rollout = self.policy.sample(task, self.samples, once, key="sample")
+            for row, output in enumerate(rollout.outputs):
+                triplet = rollout.triplets[row]
+                if isinstance(output, str):
+                    answers.append({"question": triplet.question, "answer": triplet.answer, "output": output})
+                else:
+                    columns[row // SAMPLES_EACH].append(Tile(output, ""))
+        stem = self.run.samples / f"step-{step:06d}"
+        sheet([tile for column in columns for tile in column], columns=SAMPLES_EACH + 1).save(stem.with_suffix(".png"))
+        lines = "".join(json.dumps(answer, ensure_ascii=False) + "\n" for answer in answers)
+        write_atomic(stem.with_suffix(".jsonl"), lines)
+
+    def _save(self, step: int) -> None:
+        if self.accelerator.is_main_process:
+            state = {"step": step, "num_steps": self.num_steps, "seconds": self.seconds}
+            checkpoint.save(self.run.checkpoints, self.policy, self.optimizer, state, self.recipe.checkpoint.keep)
+        self.accelerator.wait_for_everyone()
+
+    def _warn(self, metrics: Mapping[str, float]) -> None:
+        for task in TASKS:
+            if metrics.get(f"zero_variance/{task}", 0.0) > 0.9:
+                self.display.say(
+                    f"warning: {metrics[f'zero_variance/{task}']:.0%} of the {task} groups have equal rewards throughout "
+                    "and teach nothing; harder or easier items, or a higher temperature, would help"
+                )
+
+    def _write(self, line: Mapping[str, Any]) -> None:
+        if self.accelerator.is_main_process:
+            self.run.append_metrics({name: _finite(value) for name, value in line.items()})
+
+    def _asked(self, number: int, _: FrameType | None) -> None:
+        if self.stop is not None and number == signal.SIGINT:
+            raise KeyboardInterrupt
+        self.stop = number
+        self.display.say(f"{signal.Signals(number).name}: finishing this step, then saving")
+
+
+def _finite(value: Any) -> Any:
+    """JSON has no NaN: a missing number is null."""
+    return None if isinstance(value, float) and not math.isfinite(value) else value
