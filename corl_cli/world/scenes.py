@@ -61,12 +61,17 @@ def sample_scene(rng: random.Random, kind: Kind) -> Scene:
 
 def split_of(scene: Scene) -> Split:
     """Which split a scene belongs to: 15 % of scenes are "test", by a hash of their content."""
+    return "test" if percentile(scene) < _HELD_OUT_PERCENT else "train"
+
+
+def percentile(scene: Scene) -> int:
+    """A hash of what a scene contains, 0..99."""
     if len(scene) == 1:
         content = " ".join((*scene[0].thing, scene[0].cell))
     else:
         content = ", ".join(sorted(" ".join(placed.thing) for placed in scene))
     digest = hashlib.sha256(content.encode()).digest()
-    return "test" if int.from_bytes(digest[:8], "big") % 100 < _HELD_OUT_PERCENT else "train"
+    return int.from_bytes(digest[:8], "big") % 100
 
 
 def sample_from(rng: random.Random, split: Split) -> tuple[Kind, Scene]:

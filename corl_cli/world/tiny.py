@@ -6,6 +6,7 @@ tags of a solution are ordinary tokens, so that decoding keeps them.
 
 from __future__ import annotations
 
+import copy
 from pathlib import Path
 
 import torch
@@ -149,6 +150,5 @@ def generation_config(tokenizer: PreTrainedTokenizerFast) -> GenerationConfig:
 
 def save(model: JanusForConditionalGeneration, processor: JanusProcessor, path: Path) -> None:
     """Write the model in bfloat16 with its processor; transformers and JanusPolicy can load the folder."""
-    state = {name: tensor.to(torch.bfloat16) for name, tensor in model.state_dict().items()}
-    model.save_pretrained(path, state_dict=state)
+    copy.deepcopy(model).to(torch.bfloat16).save_pretrained(path)
     processor.save_pretrained(path)
