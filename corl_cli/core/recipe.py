@@ -1,39 +1,42 @@
 """The recipe: one frozen description of a run that every command reads its sections from."""
 
-from typing import Annotated, Any, Literal
+from collections import Counter
+from typing import Annotated, Any, Literal, Self
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, field_validator, model_validator
 
-from corl_cli.core.types import Sampling
+from corl_cli.core.types import TASKS, Sampling, Task
 
 
-def _no_bool(value: Any) -> Any:
-    """pydantic takes True for 1; a recipe that says `lr: yes` is a mistake."""
-    if isinstance(value, bool):
-        raise ValueError("a number is needed, not a truth value")
+def _number(value: Any) -> Any:
+    """pydantic takes True and "1" for 1; a recipe that says `lr: yes` is a mistake."""
+    if isinstance(value, bool | str):
+        raise ValueError(f"a number is needed, not {value!r}")
     return value
 
 
-Int = Annotated[int, BeforeValidator(_no_bool)]
-Float = Annotated[float, BeforeValidator(_no_bool)]
+Int = Annotated[int, BeforeValidator(_number)]
+Float = Annotated[float, BeforeValidator(_number)]
 Positive = Annotated[Int, Field(ge=1)]
+
+COLUMNS = ("id", "image", "prompt", "question", "answer", "answer_type")
 
 
 class Section(BaseModel):
     """A part of a recipe: frozen, and unknown keys are refused."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid")
+    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
 
 
 class Model(Section):
     """Which weights to start from, in which precision, and which parts learn."""
 
-    family: str = "janus"
+    family: str = Field("janus", description="the policy class that reads the checkpoint")
     checkpoint: str = Field("world", description="'world' (the shipped tiny Janus), a hub id, a folder, or a corl run")
     dtype: Literal["float32", "bfloat16"] = Field("float32", description="compute precision; masters are float32")
     attention: Literal["sdpa", "flash_attention_2"] = "sdpa"
     train: list[Literal["language_model"]] = Field(["language_model"], description="parts that learn")
-    gradient_checkpointing: bool = False
+    gradient_checkpointing: bool = Field(False, description="recompute activations in backward: less memory, more time")
 
 
 class Instruction(Section):
@@ -47,12 +50,18 @@ class Data(Section):
     """Where triplets come from and how their columns are named."""
 
     path: str = Field("world", description="'world', a hub id, a folder or a parquet file")
-    split: str = "train"
+    split: str = Field("train", description="the part of the data to train on")
     limit: Positive | None = Field(None, description="use the first N triplets only")
-    columns: dict[str, str] = Field(
-        default_factory=dict, description="column of the data for image, prompt, question, answer, answer_type, id"
-    )
+    columns: dict[str, str] = Field({}, description=f"the data's own names of {', '.join(COLUMNS)}, where they differ")
     instruction: Instruction = Instruction()
+
+    @field_validator("columns")
+    @classmethod
+    def _known_columns(cls, columns: dict[str, str]) -> dict[str, str]:
+        unknown = [name for name in columns if name not in COLUMNS]
+        if unknown:
+            raise ValueError(f"{', '.join(unknown)}: not one of {', '.join(COLUMNS)}")
+        return columns
 
 
 class DrawSampling(Section):
@@ -60,7 +69,7 @@ class DrawSampling(Section):
 
     temperature: Annotated[Float, Field(gt=0)] = 1.0
     top_p: Annotated[Float, Field(gt=0, le=1)] = 1.0
-    cfg_weight: Annotated[Float, Field(ge=1)] = 1.0
+    cfg_weight: Annotated[Float, Field(ge=1)] = Field(1.0, description="classifier-free guidance; 1 is none")
 
 
 class WriteSampling(Section):
@@ -68,7 +77,7 @@ class WriteSampling(Section):
 
     temperature: Annotated[Float, Field(gt=0)] = 1.0
     top_p: Annotated[Float, Field(gt=0, le=1)] = 1.0
-    max_new_tokens: Positive = 512
+    max_new_tokens: Positive = Field(512, description="longest answer")
 
 
 class SamplingSection(Section):
@@ -86,10 +95,10 @@ class SamplingSection(Section):
 class RewardSpec(Section):
     """One reward of a rubric; keys besides these are the reward's own options, checked against its class."""
 
-    model_config = ConfigDict(frozen=True, extra="allow")
+    model_config = ConfigDict(extra="allow")
 
     name: str = Field(description="a registered reward, or my_pkg.module:Class")
-    weight: Float = 1.0
+    weight: Float = Field(1.0, description="in the task's total")
     missing: Literal["stop", "mask"] = Field("stop", description="what a score that is not finite does")
 
     @property
@@ -104,11 +113,21 @@ class Rubrics(Section):
     t2i: list[RewardSpec] = []
     mm2t: list[RewardSpec] = []
 
+    @field_validator("t2i", "mm2t")
+    @classmethod
+    def _distinct(cls, specs: list[RewardSpec]) -> list[RewardSpec]:
+        twice = [name for name, count in Counter(spec.name for spec in specs).items() if count > 1]
+        if twice:
+            raise ValueError(f"{', '.join(twice)}: given twice; scores are told apart by name")
+        return specs
+
 
 class Algo(Section):
     """The objective (paper.md; GRPO)."""
 
-    credit: Literal["joint", "per_task"] = Field("joint", description="one advantage for the pair, or one for each task")
+    credit: Literal["joint", "per_task"] = Field(
+        "joint", description="one advantage for the pair, or one for each task"
+    )
     mm2t_weight: Annotated[Float, Field(ge=0)] = Field(0.8, description="lambda")
     beta: Annotated[Float, Field(ge=0)] = Field(0.0, description="weight of the KL to the frozen start")
     clip_eps: Annotated[Float, Field(gt=0, lt=1)] | None = Field(None, description="PPO clipping; null is the paper")
@@ -119,49 +138,56 @@ class Algo(Section):
 class Optim(Section):
     """AdamW on float32 masters."""
 
-    lr: Annotated[Float, Field(gt=0)] = 4e-6
+    lr: Annotated[Float, Field(gt=0)] = Field(4e-6, description="peak learning rate")
     betas: tuple[Float, Float] = (0.9, 0.999)
     weight_decay: Annotated[Float, Field(ge=0)] = 0.0
-    warmup_steps: Annotated[Int, Field(ge=0)] = 0
-    schedule: Literal["constant", "linear", "cosine"] = "linear"
-    max_grad_norm: Annotated[Float, Field(gt=0)] = 1.0
+    warmup_steps: Annotated[Int, Field(ge=0)] = Field(0, description="steps of linear warm-up")
+    schedule: Literal["constant", "linear", "cosine"] = Field("linear", description="decay after the warm-up")
+    max_grad_norm: Annotated[Float, Field(gt=0)] = Field(1.0, description="gradients are clipped to this norm")
 
 
 class Train(Section):
     """How long, and how much at once."""
 
-    tasks: list[Literal["t2i", "mm2t"]] = Field(["t2i", "mm2t"], min_length=1)
-    epochs: Positive = 1
+    tasks: list[Task] = Field(list(TASKS), min_length=1, description="what is trained; both is unified training")
+    epochs: Positive = Field(1, description="passes over the data")
     max_steps: Positive | None = Field(None, description="stop after this many optimiser steps")
     batch_size: Positive = Field(16, description="triplets per optimiser step over all processes")
     micro_batch_size: Positive | None = Field(None, description="rows per backward pass; null is all at once")
+
+    @field_validator("tasks")
+    @classmethod
+    def _distinct(cls, tasks: list[Task]) -> list[Task]:
+        if len(set(tasks)) < len(tasks):
+            raise ValueError("a task is given twice")
+        return tasks
 
 
 class Checkpoint(Section):
     """When states are saved and how many are kept."""
 
-    every: Positive = 100
-    keep: Positive = 2
+    every: Positive = Field(100, description="optimiser steps between checkpoints; the last step always has one")
+    keep: Positive = Field(2, description="newest checkpoints that stay on disk")
 
 
 class Tracking(Section):
     """What is logged besides metrics.jsonl, and how often samples are drawn."""
 
     trackers: list[str] = Field([], description="trackers that accelerate knows, such as tensorboard or wandb")
-    samples_every: Positive = 50
-    rollouts_every: Positive = 50
+    samples_every: Positive = Field(50, description="steps between drawings and answers of fixed held-out items")
+    rollouts_every: Positive = Field(50, description="steps between recorded rollouts")
 
 
 class Probes(Section):
     """Held-out items drawn and answered before, during and after training."""
 
-    split: str = "test"
-    items: Annotated[Int, Field(ge=2)] = 64
-    every: Positive = 100
+    split: str = Field("test", description="the held-out part of the data")
+    items: Annotated[Int, Field(ge=2)] = Field(64, description="held-out triplets per task")
+    every: Positive = Field(100, description="steps between readings; the start and the end are always read")
     temperature: Annotated[Float, Field(ge=0, lt=1)] = Field(
         0.0, description="of the second reading, beside the one at the training temperature"
     )
-    rewards: Rubrics = Rubrics()
+    rewards: Rubrics = Field(Rubrics(), description="what is measured; need not be what is trained on")
 
 
 class Eval(Section):
@@ -173,9 +199,9 @@ class Eval(Section):
 class Recipe(Section):
     """One run. Each command reads its own sections and the shared ones."""
 
-    name: str = Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$")
+    name: str = Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$", description="of the run's folder: runs/NAME")
     notes: str = Field("", description="what a reader should know before using it")
-    seed: Int = 0
+    seed: Int = Field(0, description="of the data's order and all sampling; the same seed gives the same run")
     model: Model = Model()
     data: Data = Data()
     sampling: SamplingSection = SamplingSection()
@@ -186,3 +212,17 @@ class Recipe(Section):
     checkpoint: Checkpoint = Checkpoint()
     tracking: Tracking = Tracking()
     eval: Eval = Eval()
+
+    @model_validator(mode="after")
+    def _agree(self) -> Self:
+        """Faults between sections, one line each."""
+        faults = [
+            f"rewards.{task}: no reward for a task of train.tasks; give one, or leave the task out of train.tasks"
+            for task in self.train.tasks
+            if not getattr(self.rewards, task)
+        ]
+        if self.algo.credit == "joint" and len(self.train.tasks) < len(TASKS):
+            faults.append("algo.credit: joint needs both tasks in train.tasks; use per_task for one")
+        if faults:
+            raise ValueError("\n".join(faults))
+        return self

@@ -1,0 +1,243 @@
+"""Recipes from YAML files: `base:` chains, `--set`, and every fault at once.
+
+YAML 1.2 is read (4e-6 is a number, `no` is a string, a key given twice is an error), unlike PyYAML's 1.1.
+"""
+
+from __future__ import annotations
+
+import difflib
+import io
+import re
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from pydantic import ValidationError
+from ruamel.yaml import YAML
+from ruamel.yaml.error import MarkedYAMLError, YAMLError
+from ruamel.yaml.nodes import ScalarNode
+from ruamel.yaml.representer import SafeRepresenter
+
+from corl_cli.core.errors import UsageError
+from corl_cli.core.faults import explain
+from corl_cli.core.recipe import Recipe
+
+LIST_HINT = "List the shipped recipes with: corl recipe ls"
+
+
+def load(source: str | Path, overrides: Sequence[str] = ()) -> Recipe:
+    """The recipe of a file or a shipped name, its bases and `key=value` overrides applied.
+
+    UsageError with one line per fault: the dotted key and what is wrong with it.
+    """
+    raw = _read_chain(locate(str(source)))
+    faults = [fault for override in overrides if (fault := _apply(raw, override))]
+    try:
+        recipe = Recipe.model_validate(raw)
+    except ValidationError as error:
+        faults += explain(error, raw)
+    if faults:
+        raise _refuse(str(source), faults)
+    return recipe
+
+
+def dump(recipe: Recipe) -> str:
+    """The whole recipe, defaults included, as YAML that `load` reads back to an equal recipe."""
+    yaml = _yaml()
+    yaml.default_flow_style = None  # innermost lists and mappings on one line
+    yaml.sort_base_mapping_type_on_output = False
+    yaml.width = 120
+    yaml.Representer = _Representer
+    text = io.StringIO()
+    yaml.dump(recipe.model_dump(mode="json"), text)
+    return text.getvalue()
+
+
+def names() -> list[str]:
+    """The shipped recipes, such as `world/unified`; bases (folders that begin with `_`) are left out."""
+    found = (path.relative_to(_shipped()).with_suffix("").as_posix() for path in _shipped().glob("**/*.yaml"))
+    return sorted(name for name in found if not name.startswith("_"))
+
+
+def locate(source: str) -> Path:
+    """The file of a recipe: a path when there is such a file, else a shipped name; UsageError when it is neither."""
+    path = _find(source, Path())
+    if path is None:
+        near = difflib.get_close_matches(source.removesuffix(".yaml"), names(), n=1, cutoff=0.4)
+        raise UsageError(
+            f"There is no recipe '{source}'.", f"Did you mean {near[0]}? {LIST_HINT}" if near else LIST_HINT
+        )
+    return path
+
+
+def flatten(recipe: Recipe) -> dict[str, Any]:
+    """Dotted keys and their values; items of a list that have a name go by it."""
+    return dict(_leaves(recipe.model_dump(mode="json"), ""))
+
+
+def diff(left: Recipe, right: Recipe) -> dict[str, tuple[Any, Any]]:
+    """Dotted keys on which two recipes differ, with both values; None where one of them lacks the key."""
+    ours, theirs = flatten(left), flatten(right)
+    keys = [*ours, *(key for key in theirs if key not in ours)]
+    return {key: (ours.get(key), theirs.get(key)) for key in keys if ours.get(key) != theirs.get(key)}
+
+
+class _Representer(SafeRepresenter):
+    """Writes 4e-06 as 4.0e-06, a number for every YAML reader."""
+
+    def represent_float(self, data: float) -> ScalarNode:
+        text = repr(data)
+        if "e" in text and "." not in text:
+            text = text.replace("e", ".0e")
+        return self.represent_scalar("tag:yaml.org,2002:float", text)
+
+
+_Representer.add_representer(float, _Representer.represent_float)
+
+
+def _yaml() -> YAML:
+    return YAML(typ="safe", pure=True)
+
+
+def _shipped() -> Path:
+    """The folder of shipped recipes: inside the installed package, or beside it in a source checkout."""
+    package = Path(__file__).parents[1]
+    installed = package / "recipes"
+    return installed if installed.is_dir() else package.parent / "recipes"
+
+
+def _find(source: str, folder: Path) -> Path | None:
+    candidates = [folder / source, _shipped() / f"{source}.yaml"]
+    return next((path for path in candidates if path.suffix in {".yaml", ".yml"} and path.is_file()), None)
+
+
+def _find_base(base: str, folder: Path) -> Path | None:
+    beside = folder / f"{base}.yaml"
+    return beside if beside.is_file() else _find(base, folder)
+
+
+def _read_chain(path: Path) -> dict[str, Any]:
+    """The mapping of a file merged over its bases."""
+    chain: list[Path] = []
+    layers: list[dict[str, Any]] = []
+    while True:
+        if path.resolve() in chain:
+            names = " -> ".join(step.stem for step in [*chain, path])
+            raise UsageError(f"{chain[0].name}: the bases go round in a circle: {names}.", "Remove one `base:` line.")
+        chain.append(path.resolve())
+        layer = _read(path)
+        layers.append(layer)
+        base = layer.pop("base", None)
+        if base is None:
+            break
+        found = _find_base(base, path.parent) if isinstance(base, str) else None
+        if found is None:
+            raise UsageError(
+                f"{path}: base: there is no recipe '{base}'.",
+                f"A base is a file beside this one or a name. {LIST_HINT}",
+            )
+        path = found
+    merged: dict[str, Any] = {}
+    for layer in reversed(layers):
+        merged = _merge(merged, layer)
+    return merged
+
+
+def _read(path: Path) -> dict[str, Any]:
+    try:
+        content = _yaml().load(path.read_text(encoding="utf-8"))
+    except YAMLError as error:
+        raise UsageError(f"{path}{_place(error)}: {_problem(error)}.", "Mend the YAML there.") from error
+    except (OSError, UnicodeDecodeError) as error:
+        raise UsageError(f"{path} cannot be read: {error}.") from error
+    if content is None:
+        return {}
+    if not isinstance(content, dict):
+        raise UsageError(f"{path}: a recipe is a mapping of sections, not a {type(content).__name__}.", LIST_HINT)
+    return content
+
+
+def _place(error: YAMLError) -> str:
+    mark = error.problem_mark if isinstance(error, MarkedYAMLError) else None
+    return f", line {mark.line + 1}" if mark else ""
+
+
+def _problem(error: YAMLError) -> str:
+    problem = error.problem if isinstance(error, MarkedYAMLError) else None
+    return re.sub(r" \(original value: .*", "", str(problem or error).splitlines()[0], flags=re.DOTALL)
+
+
+def _merge(base: dict[str, Any], layer: Mapping[str, Any]) -> dict[str, Any]:
+    """`layer` over `base`: mappings merge, anything else (lists included) replaces."""
+    merged = dict(base)
+    for key, value in layer.items():
+        ours = merged.get(key)
+        merged[key] = _merge(ours if isinstance(ours, dict) else {}, value) if isinstance(value, dict) else value
+    return merged
+
+
+def _apply(raw: dict[str, Any], override: str) -> str | None:
+    """Put one `key=value` into the mapping in place; the fault, if there is one."""
+    key, separator, text = override.partition("=")
+    if not separator or not all(key.split(".")):
+        return f"--set {override}: this is not of the form key=value"
+    try:
+        value = _yaml().load(text)
+    except YAMLError as error:
+        return f"{key}: the value '{text}' is not YAML: {_problem(error)}"
+    *parents, last = key.split(".")
+    node: Any = raw
+    for depth, part in enumerate(parents):
+        try:
+            index = _index(node, part)
+        except LookupError as error:
+            return f"{key}: {'.'.join(parents[:depth]) or 'the recipe'} {error.args[0]}"
+        if isinstance(node, dict):
+            child = node.get(index)
+            node[index] = {} if child is None else _copy(child)
+        else:
+            node[index] = _copy(node[index])
+        node = node[index]
+    try:
+        node[_index(node, last)] = value
+    except LookupError as error:
+        return f"{key}: {'.'.join(parents)} {error.args[0]}"
+    return None
+
+
+def _copy(node: Any) -> Any:
+    """A copy of one level, so that YAML aliases are not changed together."""
+    return node.copy() if isinstance(node, dict | list) else node
+
+
+def _index(node: Any, part: str) -> Any:
+    """The key or position that `part` means in a mapping or a list; LookupError says why there is none."""
+    if isinstance(node, dict):
+        return part
+    if not isinstance(node, list):
+        raise LookupError(f"has no parts; it is {node!r}")
+    if part.isdecimal() and int(part) < len(node):
+        return int(part)
+    named = [item.get("name") if isinstance(item, dict) else None for item in node]
+    if part in named:
+        return named.index(part)
+    known = ", ".join(str(name) for name in named if name is not None)
+    raise LookupError(f"has no item '{part}' among its {len(node)}" + (f" ({known})" if known else ""))
+
+
+def _leaves(node: Any, prefix: str) -> Iterator[tuple[str, Any]]:
+    if isinstance(node, dict) and node:
+        items = {str(key): value for key, value in node.items()}
+    elif isinstance(node, list) and any(isinstance(item, dict) for item in node):
+        items = {item["name"]: {key: item[key] for key in item if key != "name"} for item in node}
+    else:
+        yield prefix, node
+        return
+    for key, value in items.items():
+        yield from _leaves(value, f"{prefix}.{key}" if prefix else key)
+
+
+def _refuse(source: str, faults: Sequence[str]) -> UsageError:
+    count = "a fault" if len(faults) == 1 else f"{len(faults)} faults"
+    lines = "\n".join(f"  {fault}" for fault in faults)
+    return UsageError(f"The recipe {source} has {count}:\n{lines}", "See every key with: corl recipe schema")
