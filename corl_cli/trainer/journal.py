@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import json
 import math
+import resource
 import signal
+import sys
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
@@ -52,6 +54,7 @@ class Journal:
     samples: Sequence[Triplet]
     display: Display
     num_steps: int
+    before: float = 0.0  # seconds that earlier processes spent on this run
     begun: float = field(default_factory=time.perf_counter)
     stop: int | None = None  # the signal that asked for an end
 
@@ -89,7 +92,7 @@ class Journal:
                 "save": self.recipe.checkpoint.every,
             }.items()
         }
-        self._write({"step": step, **metrics, "seconds": self.seconds})
+        self._write({"step": step, **metrics, "memory/peak_gib": _peak_gib(), "seconds": self.seconds})
         self.accelerator.log(dict(metrics), step=step)
         self.display.step(step, metrics)
         if step == 1:
@@ -114,8 +117,8 @@ class Journal:
 
     @property
     def seconds(self) -> float:
-        """Seconds since this process took up the run."""
-        return round(time.perf_counter() - self.begun, 3)
+        """Seconds spent on this run so far."""
+        return round(self.before + time.perf_counter() - self.begun, 3)
 
     def _probe(self, step: int) -> None:
         if self.probes is None:
@@ -171,6 +174,14 @@ class Journal:
             raise KeyboardInterrupt
         self.stop = number
         self.display.say(f"{signal.Signals(number).name}: finishing this step, then saving")
+
+
+def _peak_gib() -> float:
+    """The most memory this process has held so far: the GPU's where there is one."""
+    if torch.cuda.is_available():
+        return torch.cuda.max_memory_allocated() / 2**30
+    unit = 1 if sys.platform == "darwin" else 1024  # getrusage counts bytes there, KiB elsewhere
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit / 2**30
 
 
 def _finite(value: Any) -> Any:
