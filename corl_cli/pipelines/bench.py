@@ -1,0 +1,103 @@
+"""How fast corl samples, next to transformers' own generate on the same weights and prompts, in one run."""
+
+from __future__ import annotations
+
+import statistics
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import torch
+
+from corl_cli.core.recipe import Data, Model
+from corl_cli.core.types import Rollout, Sampling, Task
+from corl_cli.data import triplets
+from corl_cli.models.janus import JanusPolicy
+from corl_cli.pipelines.build import build_policy
+
+CFG_WEIGHT = 5.0  # Janus' own; transformers' image loop needs one above 1
+MAX_NEW_TOKENS = 40
+
+
+@dataclass(frozen=True, kw_only=True)
+class Speed:
+    """Tokens per second (median over repeats; padding does not count) of corl and of transformers."""
+
+    task: Task
+    tokens_per_second: float
+    transformers_tokens_per_second: float
+    ratio_to_transformers: float
+
+
+def bench_rollout(checkpoint: str, prompts: int, group_size: int, repeats: int) -> list[Speed]:
+    """Draw and answer `prompts` x `group_size` samples by both, in turn, `repeats` times after one warm-up."""
+    dtype = "bfloat16" if torch.cuda.is_available() else "float32"
+    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    policy = build_policy(Model(checkpoint=checkpoint, dtype=dtype))
+    assert isinstance(policy, JanusPolicy)
+    policy = policy.to(device).eval()
+    items = list(triplets.load(Data(limit=prompts), seed=0))
+    speeds = []
+    samplings: dict[Task, Sampling] = {
+        "t2i": Sampling(group_size=group_size, cfg_weight=CFG_WEIGHT),
+        "mm2t": Sampling(group_size=group_size, max_new_tokens=MAX_NEW_TOKENS),
+    }
+    for task, sampling in samplings.items():
+        rollout = policy.sample(task, items, sampling, key="warm-up")
+        ours, theirs = [], []
+        for repeat in range(repeats + 1):
+            ours.append(_rate(lambda: _sampled(policy, rollout, f"bench|{repeat}"), device))  # noqa: B023
+            theirs.append(_rate(lambda: _generated(policy, rollout), device))  # noqa: B023
+        mine, other = statistics.median(ours[1:]), statistics.median(theirs[1:])
+        speeds.append(
+            Speed(
+                task=task,
+                tokens_per_second=mine,
+                transformers_tokens_per_second=other,
+                ratio_to_transformers=mine / other,
+            )
+        )
+    return speeds
+
+
+def _rate(sample: Callable[[], int], device: torch.device) -> float:
+    """Tokens per second of one call that returns how many tokens it made."""
+    if device.type == "cuda":
+        torch.cuda.synchronize()
+    begun = time.perf_counter()
+    tokens = sample()
+    if device.type == "cuda":
+        torch.cuda.synchronize()
+    return tokens / (time.perf_counter() - begun)
+
+
+def _sampled(policy: JanusPolicy, like: Rollout, key: str) -> int:
+    group = like.sampling.group_size
+    return int(policy.sample(like.task, like.triplets[::group], like.sampling, key=key).completion_mask.sum())
+
+
+def _generated(policy: JanusPolicy, like: Rollout) -> int:
+    """The same samples by transformers' generate: same prompts, G of each, no top-k."""
+    group = like.sampling.group_size
+    shared = {
+        "attention_mask": like.prompt_mask[::group],
+        "do_sample": True,
+        "top_k": 0,
+        "num_return_sequences": group,
+    }
+    with torch.autocast(policy.device.type, dtype=torch.bfloat16, enabled=policy.dtype == torch.bfloat16):
+        if like.task == "t2i":
+            tokens = policy.model.generate(
+                like.prompt_ids[::group], generation_mode="image", guidance_scale=like.sampling.cfg_weight, **shared
+            )
+            policy.decode_images(tokens)
+            return tokens.numel()
+        ids = policy.model.generate(
+            like.prompt_ids[::group],
+            pixel_values=like.pixel_values,
+            max_new_tokens=like.sampling.max_new_tokens,
+            **shared,
+        )
+    written = ids[:, like.prompt_ids.shape[1] :]
+    eos = policy.tokenizer.eos_token_id
+    return int((((written == eos).cumsum(1) - (written == eos).long()) == 0).sum())

@@ -1,0 +1,112 @@
+"""What a run says of itself, read back from its files: a table of before and after, and the curves."""
+
+from __future__ import annotations
+
+import json
+import math
+from collections import defaultdict
+from dataclasses import dataclass
+from typing import Any
+
+from corl_cli.core.run_dir import RunDir
+
+TITLES = {"t2i": "drawing", "mm2t": "answering"}
+
+
+@dataclass(frozen=True, kw_only=True)
+class Change:
+    """One held-out score at the start and at the end of a run; `stderr` is that of the difference."""
+
+    task: str
+    score: str
+    temperature: float
+    items: int
+    before: float
+    after: float
+    stderr: float
+
+
+@dataclass(frozen=True, kw_only=True)
+class Summary:
+    """The end of a run: how far it came, how long it took, and what changed."""
+
+    step: int
+    seconds: float
+    peak_gib: float
+    changes: list[Change]
+
+
+def summarise(run: RunDir) -> Summary:
+    """The summary of a run directory, of however many steps it has."""
+    lines = run.read_metrics()
+    steps = [line for line in lines if "seconds" in line]
+    readings: dict[tuple[str, str, float], list[dict[str, Any]]] = defaultdict(list)
+    for line in lines:
+        if "probe" in line:
+            probe = line["probe"]
+            readings[probe["task"], probe["score"], probe["temperature"]].append(probe)
+    changes = [
+        Change(
+            task=task,
+            score=score,
+            temperature=temperature,
+            items=probes[-1]["items"],
+            before=probes[0]["mean"],
+            after=probes[-1]["mean"],
+            stderr=math.hypot(probes[0]["stderr"], probes[-1]["stderr"]),
+        )
+        for (task, score, temperature), probes in readings.items()
+    ]
+    return Summary(
+        step=steps[-1]["step"] if steps else 0,
+        seconds=steps[-1]["seconds"] if steps else 0.0,
+        peak_gib=max((line["memory/peak_gib"] for line in steps), default=0.0),
+        changes=changes,
+    )
+
+
+def draw_curves(run: RunDir) -> None:
+    """curves.png: each task's held-out score with its standard error, and its rewards while training."""
+    import matplotlib
+
+    matplotlib.use("Agg")
+    from matplotlib import pyplot
+
+    lines = run.read_metrics()
+    tasks = [task for task in TITLES if any(f"reward/{task}/total" in line for line in lines)]
+    figure, axes = pyplot.subplots(2, len(tasks), figsize=(5.5 * len(tasks), 7), squeeze=False, layout="constrained")
+    for column, task in enumerate(tasks):
+        _draw_readings(axes[0][column], lines, task)
+        _draw_rewards(axes[1][column], lines, task)
+    figure.savefig(run.path / "curves.png", dpi=110)
+    pyplot.close(figure)
+
+
+def _draw_readings(axis: Any, lines: list[dict[str, Any]], task: str) -> None:
+    probes = [(line["step"], line["probe"]) for line in lines if "probe" in line and line["probe"]["task"] == task]
+    for key in dict.fromkeys((probe["score"], probe["temperature"]) for _, probe in probes):
+        points = [(step, p["mean"], p["stderr"]) for step, p in probes if (p["score"], p["temperature"]) == key]
+        steps, means, errors = zip(*points, strict=True)
+        axis.errorbar(steps, means, errors, marker="o", markersize=3, capsize=2, label=f"{key[0]}, T = {key[1]:g}")
+    axis.set(title=f"{TITLES[task]}, held out", xlabel="step", ylabel="mean ± standard error")
+    if probes:
+        axis.legend(fontsize="small")
+    axis.grid(alpha=0.3)
+
+
+def _draw_rewards(axis: Any, lines: list[dict[str, Any]], task: str) -> None:
+    prefix = f"reward/{task}/"
+    names = dict.fromkeys(name for line in lines for name in line if name.startswith(prefix))
+    for name in names:
+        points = [(line["step"], line[name]) for line in lines if line.get(name) is not None]
+        steps, values = zip(*points, strict=True)
+        axis.plot(steps, _smooth(values), label=name.removeprefix(prefix), linewidth=1.2)
+    axis.set(title=f"{TITLES[task]}, rewards while training (mean of 10 steps)", xlabel="step")
+    axis.legend(fontsize="small")
+    axis.grid(alpha=0.3)
+
+
+def _smooth(values: tuple[float, ...], width: int = 10) -> list[float]:
+    """Running mean over the last `width` values."""
+    windows = (values[max(0, end - width) : end] for end in range(1, len(values) + 1))
+    return [sum(window) / len(window) for window in windows]

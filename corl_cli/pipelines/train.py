@@ -1,0 +1,178 @@
+"""Training from a recipe to a finished run: open the run directory, build, loop, summarise."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+
+import torch
+from accelerate import Accelerator
+from accelerate.utils import broadcast_object_list
+
+from corl_cli.core.errors import CorlError, UsageError
+from corl_cli.core.recipe import Probes as ProbesSection
+from corl_cli.core.recipe import Recipe
+from corl_cli.core.run_dir import RunDir
+from corl_cli.core.types import TASKS, Sampling, Task
+from corl_cli.data import triplets
+from corl_cli.data.batches import ShuffledBatches
+from corl_cli.models.base import UnifiedPolicy
+from corl_cli.pipelines import build
+from corl_cli.pipelines.report import draw_curves
+from corl_cli.trainer import checkpoint
+from corl_cli.trainer.journal import SAMPLE_TRIPLETS, Display, Journal
+from corl_cli.trainer.loop import Trainer
+from corl_cli.trainer.probes import Probes
+
+PROBE_SEED = 0  # every run of every seed is asked the same held-out items
+
+
+def plan(recipe: Recipe) -> dict[str, str]:
+    """What a run would do, found out without weights; UsageError or CorlError when it could not."""
+    build.check(recipe)
+    batches = _batches(recipe, 0, 1)
+    steps, per_step = _num_steps(recipe, batches), recipe.train.batch_size * recipe.sampling.group_size
+    family = build.policy_class(recipe.model.family)
+    trained, frozen = family.count(build.locate(recipe.model.checkpoint))
+    width = 2 if recipe.model.dtype == "bfloat16" else 4
+    # float32 masters, gradients and two moments, and the sampler's copy; the reference doubles the compute copy
+    memory = trained * (16 + width) + frozen * width
+    memory += (trained * 4 + frozen * width) if build.needs_reference(recipe) else 0
+    rows = {
+        "recipe": recipe.name,
+        "data": f"{recipe.data.path} ({recipe.data.split}), {len(batches.triplets):,} triplets",
+        "steps": f"{steps:,} of {recipe.train.batch_size} triplets ({len(batches):,} in {recipe.train.epochs} epoch(s))",
+        "samples": f"{per_step:,} per task and step, {per_step * steps:,} in all per task",
+        "model": f"{recipe.model.checkpoint}, {(trained + frozen) / 1e6:,.2f} M parameters, {trained / 1e6:,.2f} M learn",
+        "memory": f"{memory / 2**30:,.2f} GiB for weights, gradients and optimiser; activations come on top",
+    }
+    for task in recipe.train.tasks:
+        named = [f"{spec.weight:g} x {spec.name}" for spec in getattr(recipe.rewards, task)]
+        rows[f"rewards {task}"] = " + ".join(named)
+    return rows
+
+
+def train(recipe: Recipe, run: RunDir, display: Display) -> None:
+    """Train in an open run directory from its newest checkpoint, or from the recipe's start; leaves curves.png.
+
+    CorlError when the run fails, Interrupted (a CorlError) when it was asked to stop; the state is saved in both cases
+    as far as the last due checkpoint.
+    """
+    accelerator = Accelerator(
+        cpu=not torch.cuda.is_available(), log_with=recipe.tracking.trackers or None, project_dir=run.path
+    )
+    batches = _batches(recipe, accelerator.process_index, accelerator.num_processes)
+    num_steps = _num_steps(recipe, batches)
+    saved = checkpoint.complete(run.checkpoints)
+    policy = build.build_policy(recipe.model, saved[-1] if saved else None).to(accelerator.device)
+    reference = _reference(recipe, accelerator.device) if build.needs_reference(recipe) else None
+    optimizer = torch.optim.AdamW(
+        policy.trainable(), lr=recipe.optim.lr, betas=recipe.optim.betas, weight_decay=recipe.optim.weight_decay
+    )
+    state = checkpoint.load_state(saved[-1], optimizer) if saved else {"step": 0, "seconds": 0.0}
+    if accelerator.is_main_process:
+        run.truncate_after(state["step"] if saved else -1)
+    if recipe.tracking.trackers:
+        accelerator.init_trackers(recipe.name, config=recipe.model_dump(mode="json"))
+    journal = Journal(
+        run=run,
+        recipe=recipe,
+        accelerator=accelerator,
+        policy=policy,
+        optimizer=optimizer,
+        probes=_probes(recipe, accelerator.device, reference),
+        samples=_samples(recipe),
+        display=display,
+        num_steps=num_steps,
+        before=state["seconds"],
+    )
+    trainer = Trainer(
+        recipe=recipe,
+        accelerator=accelerator,
+        policy=policy,
+        reference=reference,
+        rubrics=build.build_rubrics(recipe.rewards, recipe.train.tasks, accelerator.device, reference),
+        batches=batches,
+        optimizer=optimizer,
+        journal=journal,
+        num_steps=num_steps,
+    )
+    with journal:
+        trainer.fit(state["step"])
+    if accelerator.is_main_process:
+        draw_curves(run)
+    accelerator.end_training()
+
+
+def open_run(recipe: Recipe, out: Path | None, *, resume: bool, command: Sequence[str]) -> RunDir:
+    """The run directory to train in; the main process makes it, the others wait for its name.
+
+    Without `out` a new runs/NAME is taken. UsageError when `out` exists and `resume` is not asked for, or when its recipe
+    is another one.
+    """
+    accelerator = Accelerator(cpu=not torch.cuda.is_available())
+    opened: list[object] = [None]
+    if accelerator.is_main_process:
+        try:
+            opened[0] = _open(recipe, out, resume, command).path
+        except CorlError as error:
+            opened[0] = error
+    broadcast_object_list(opened)
+    if isinstance(opened[0], CorlError):
+        raise opened[0]
+    return RunDir(Path(str(opened[0])))
+
+
+def is_complete(recipe: Recipe, run: RunDir) -> bool:
+    """Whether the run has reached its last step."""
+    saved = checkpoint.complete(run.checkpoints)
+    return bool(saved) and saved[-1].name == f"step-{_num_steps(recipe, _batches(recipe, 0, 1)):06d}"
+
+
+def _open(recipe: Recipe, out: Path | None, resume: bool, command: Sequence[str]) -> RunDir:
+    if resume and out is None:
+        raise UsageError("--resume goes on in --out, and no --out was given.", "Name the run: --out runs/NAME --resume")
+    path = out or RunDir.next_free(Path("runs"), recipe.name)
+    if resume and (path / "recipe.yaml").exists():
+        return RunDir.open(path, recipe)
+    data = _batches(recipe, 0, 1).triplets
+    fingerprint = {"path": recipe.data.path, "split": recipe.data.split, "triplets": len(data), "first": data[0].id}
+    return RunDir.create(path, recipe, command=command, data=fingerprint)
+
+
+def _batches(recipe: Recipe, process: int, processes: int) -> ShuffledBatches:
+    data = triplets.load(recipe.data, recipe.seed)
+    return ShuffledBatches(
+        data, recipe.train.batch_size, recipe.train.epochs, recipe.seed, process=process, processes=processes
+    )
+
+
+def _num_steps(recipe: Recipe, batches: ShuffledBatches) -> int:
+    return min(len(batches), recipe.train.max_steps or len(batches))
+
+
+def _reference(recipe: Recipe, device: torch.device) -> UnifiedPolicy:
+    return build.build_policy(recipe.model).to(device).requires_grad_(False).eval()
+
+
+def _probes(recipe: Recipe, device: torch.device, reference: UnifiedPolicy | None) -> Probes | None:
+    section = recipe.eval.probes
+    if section is None:
+        return None
+    rubrics = build.build_rubrics(section.rewards, TASKS, device, reference)
+    items = triplets.load(recipe.data, PROBE_SEED, split=section.split, limit=section.items)
+    return Probes(items, rubrics, {task: _readings(recipe, section, task) for task in rubrics})
+
+
+def _readings(recipe: Recipe, section: ProbesSection, task: Task) -> list[Sampling]:
+    """The training temperature, and the lower one that shows how much of a gain is mere sharpening."""
+    sampling = replace(recipe.sampling.of(task), group_size=1)
+    return [sampling, replace(sampling, temperature=section.temperature)]
+
+
+def _samples(recipe: Recipe) -> list[triplets.Triplet]:
+    split = recipe.eval.probes.split if recipe.eval.probes else recipe.data.split
+    return list(triplets.load(recipe.data, PROBE_SEED, split=split, limit=SAMPLE_TRIPLETS))
+
+
