@@ -3,20 +3,14 @@
 from collections import Counter
 from typing import Annotated, Any, Literal, Self
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, field_validator, model_validator
+from pydantic import BaseModel, ConfigDict, Field, Strict, field_validator, model_validator
 
 from corl_cli.core.types import TASKS, Sampling, Task
 
 
-def _number(value: Any) -> Any:
-    """pydantic takes True and "1" for 1; a recipe that says `lr: yes` is a mistake."""
-    if isinstance(value, bool | str):
-        raise ValueError(f"a number is needed, not {value!r}")
-    return value
-
-
-Int = Annotated[int, BeforeValidator(_number)]
-Float = Annotated[float, BeforeValidator(_number)]
+# Strict, because pydantic otherwise takes True and "1" for 1.
+Int = Annotated[int, Strict()]
+Float = Annotated[float, Strict()]
 Positive = Annotated[Int, Field(ge=1)]
 
 COLUMNS = ("id", "image", "prompt", "question", "answer", "answer_type")
@@ -123,7 +117,7 @@ class Rubrics(Section):
 
 
 class Algo(Section):
-    """The objective (paper.md; GRPO)."""
+    """The objective: GRPO as in CoRL (arXiv 2505.17534), its variants by option."""
 
     credit: Literal["joint", "per_task"] = Field(
         "joint", description="one advantage for the pair, or one for each task"

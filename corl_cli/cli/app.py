@@ -1,0 +1,68 @@
+"""The root of the command line: its groups, and the boundary where errors become one line and an exit code."""
+
+import errno
+import sys
+from typing import Annotated, Any
+
+import typer
+from typer.core import TyperGroup
+
+from corl_cli import __version__
+from corl_cli.cli import recipe, train
+from corl_cli.core.errors import CorlError
+
+
+class Boundary(TyperGroup):
+    """Turns what a user can mend into `error:` and `hint:` on stderr with the error's exit code.
+
+    It is a group rather than a wrapper around main, so that CliRunner and `python -m corl_cli` meet it too.
+    """
+
+    def invoke(self, ctx: typer.Context) -> Any:  # type: ignore[override]
+        try:
+            return super().invoke(ctx)
+        except CorlError as error:
+            _report(error.message, error.hint)
+            raise typer.Exit(error.exit_code) from error
+        except KeyboardInterrupt as error:
+            _report("interrupted")
+            raise typer.Exit(130) from error
+        except OSError as error:
+            if error.errno not in (errno.ENOSPC, errno.EDQUOT):
+                raise
+            _report("No space left on the disk.", "Free some space, then go on with --resume.")
+            raise typer.Exit(1) from error
+
+
+def _report(message: str, hint: str | None = None) -> None:
+    sys.stdout.flush()
+    typer.echo(f"error: {message}", err=True)
+    if hint:
+        typer.echo(f"hint: {hint}", err=True)
+
+
+app = typer.Typer(
+    cls=Boundary,
+    help="Co-reinforcement learning for unified multimodal models.",
+    no_args_is_help=True,
+    rich_markup_mode=None,
+    pretty_exceptions_enable=False,
+    context_settings={"help_option_names": ["-h", "--help"]},
+)
+app.add_typer(train.app, name="train")
+app.add_typer(recipe.app, name="recipe")
+
+
+def _version(wanted: bool) -> None:
+    if wanted:
+        typer.echo(f"corl {__version__}")
+        raise typer.Exit
+
+
+@app.callback(epilog="Example: corl train unified --set train.max_steps=20 --out runs/first")
+def root(
+    version: Annotated[
+        bool, typer.Option("--version", callback=_version, is_eager=True, help="Print the version and leave.")
+    ] = False,
+) -> None:
+    """Co-reinforcement learning for unified multimodal models: train a model that draws and answers."""

@@ -1,0 +1,142 @@
+"""What commands share: their common options, tables and progress. Data goes to stdout, talk to stderr."""
+
+from __future__ import annotations
+
+import json
+import sys
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from functools import cache
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any, Protocol
+
+import typer
+
+if TYPE_CHECKING:
+    from rich.console import Console
+
+
+def complete_recipe(incomplete: str) -> list[str]:
+    """Shipped recipes that begin so, for shell completion."""
+    from corl_cli.core.loader import names
+
+    return [name for name in names() if name.startswith(incomplete)]
+
+
+Recipe = Annotated[
+    str,
+    typer.Option("--recipe", metavar="NAME|FILE", help="A shipped recipe or a file.", autocompletion=complete_recipe),
+]
+RecipeArgument = Annotated[
+    str, typer.Argument(metavar="NAME|FILE", help="A shipped recipe or a file.", autocompletion=complete_recipe)
+]
+Set = Annotated[
+    list[str],
+    typer.Option("--set", metavar="KEY=VALUE", help="Change one key, such as train.max_steps=20; may be repeated."),
+]
+Out = Annotated[Path | None, typer.Option("--out", metavar="DIR", help="The folder to write to.")]
+Seed = Annotated[int | None, typer.Option("--seed", help="Seed, in place of the recipe's.")]
+Limit = Annotated[int | None, typer.Option("--limit", min=1, metavar="N", help="Use the first N items only.")]
+Json = Annotated[bool, typer.Option("--json", help="Print JSON.")]
+DryRun = Annotated[bool, typer.Option("--dry-run", help="Check, print the plan, and do nothing.")]
+Resume = Annotated[bool, typer.Option("--resume", help="Go on in --out where it stopped.")]
+
+
+@cache
+def console() -> Console:
+    """The console on stderr."""
+    from rich.console import Console
+
+    return Console(stderr=True, highlight=False)
+
+
+def table(rows: Sequence[Mapping[str, Any]], *, as_json: bool = False) -> None:
+    """Print rows to stdout as a table with the first row's keys as columns, or as a JSON list."""
+    if as_json:
+        typer.echo(json.dumps(list(rows), indent=2))
+        return
+    from rich.box import SIMPLE_HEAD
+    from rich.console import Console
+    from rich.table import Table
+
+    out = Console(highlight=False, markup=False)
+    if not out.is_terminal:
+        out.width = 200  # a file has no edge to wrap at
+    grid = Table(box=SIMPLE_HEAD, show_edge=False, pad_edge=False)
+    for name in rows[0] if rows else ():
+        number = all(isinstance(row.get(name), int | float) for row in rows)
+        grid.add_column(name, justify="right" if number else "left", overflow="fold")
+    for row in rows:
+        grid.add_row(*(_cell(row.get(name)) for name in rows[0]))
+    out.print(grid)
+
+
+def _cell(value: Any) -> str:
+    if value is None:
+        return "-"
+    return f"{value:.4g}" if isinstance(value, float) else str(value)
+
+
+class Progress(Protocol):
+    """How far a piece of work is."""
+
+    def advance(self, steps: int = 1, note: str = "") -> None:
+        """Count finished steps; `note` is shown beside them."""
+
+
+@contextmanager
+def progress(what: str, total: int, *, done: int = 0, every: float = 10.0) -> Iterator[Progress]:
+    """A bar on stderr with the time left; where stderr is no terminal, a plain line at most every `every` seconds."""
+    if not console().is_terminal:
+        yield Lines(what, total, done, every)
+        return
+    from rich import progress as rich
+
+    columns = (
+        rich.TextColumn("{task.description}"),
+        rich.BarColumn(),
+        rich.MofNCompleteColumn(),
+        rich.TimeElapsedColumn(),
+        rich.TextColumn("left"),
+        rich.TimeRemainingColumn(),
+        rich.TextColumn("{task.fields[note]}", markup=False),
+    )
+    with rich.Progress(*columns, console=console()) as bars:
+        yield Bar(bars, bars.add_task(what, total=total, completed=done, note=""))
+
+
+class Bar:
+    """A progress bar of rich."""
+
+    def __init__(self, bars: Any, task: Any) -> None:
+        self.bars, self.task = bars, task
+
+    def advance(self, steps: int = 1, note: str = "") -> None:
+        self.bars.update(self.task, advance=steps, note=note)
+
+
+class Lines:
+    """Progress as lines of text, for logs."""
+
+    def __init__(self, what: str, total: int, done: int, every: float) -> None:
+        self.what, self.total, self.done, self.every = what, total, done, every
+        self.start, self.first = time.monotonic(), done
+        self.last = self.start
+
+    def advance(self, steps: int = 1, note: str = "") -> None:
+        self.done += steps
+        now = time.monotonic()
+        if now - self.last < self.every and self.done < self.total:
+            return
+        self.last = now
+        left = (now - self.start) / max(1, self.done - self.first) * (self.total - self.done)
+        parts = [f"{self.what} {self.done}/{self.total}", f"{clock(left)} left", note]
+        print(", ".join(part for part in parts if part), file=sys.stderr, flush=True)
+
+
+def clock(seconds: float) -> str:
+    """Seconds as 1:02:03 or 2:03."""
+    minutes, rest = divmod(round(seconds), 60)
+    hours, minutes = divmod(minutes, 60)
+    return f"{hours}:{minutes:02d}:{rest:02d}" if hours else f"{minutes}:{rest:02d}"
