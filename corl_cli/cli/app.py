@@ -50,6 +50,7 @@ app = typer.Typer(
     context_settings={"help_option_names": ["-h", "--help"]},
 )
 app.add_typer(train.app, name="train")
+app.add_typer(train.app, name="train")
 app.add_typer(recipe.app, name="recipe")
 
 

@@ -62,13 +62,14 @@ def validate(
         typer.Argument(metavar="NAME|FILE...", help="Shipped recipes or files.", autocompletion=complete_recipe),
     ],
 ) -> None:
-    """Check recipes. Every fault is reported; exits 2 when there is one."""
+    """Check recipes. Every fault is reported, rewards' options included; exits 2 when there is one."""
     from corl_cli.core.loader import load
+    from corl_cli.pipelines.build import check
 
     faults: list[UsageError] = []
     for recipe in recipes:
         try:
-            load(recipe)
+            check(load(recipe))
             typer.echo(f"{recipe}: ok")
         except UsageError as fault:
             faults.append(fault)

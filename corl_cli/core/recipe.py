@@ -7,7 +7,6 @@ from pydantic import BaseModel, ConfigDict, Field, Strict, field_validator, mode
 
 from corl_cli.core.types import TASKS, Sampling, Task
 
-
 # Strict, because pydantic otherwise takes True and "1" for 1.
 Int = Annotated[int, Strict()]
 Float = Annotated[float, Strict()]

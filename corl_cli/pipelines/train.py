@@ -7,7 +7,7 @@ from dataclasses import replace
 from pathlib import Path
 
 import torch
-from accelerate import Accelerator
+from accelerate import Accelerator, PartialState
 from accelerate.utils import broadcast_object_list
 
 from corl_cli.core.errors import CorlError, UsageError
@@ -124,10 +124,25 @@ def open_run(recipe: Recipe, out: Path | None, *, resume: bool, command: Sequenc
     return RunDir(Path(str(opened[0])))
 
 
+def num_steps(recipe: Recipe) -> int:
+    """Optimiser steps of the whole run."""
+    return _num_steps(recipe, _batches(recipe, 0, 1))
+
+
+def steps_done(run: RunDir) -> int:
+    """The step of the run's newest checkpoint, 0 when it has none."""
+    saved = checkpoint.complete(run.checkpoints)
+    return int(saved[-1].name.removeprefix("step-")) if saved else 0
+
+
 def is_complete(recipe: Recipe, run: RunDir) -> bool:
     """Whether the run has reached its last step."""
-    saved = checkpoint.complete(run.checkpoints)
-    return bool(saved) and saved[-1].name == f"step-{_num_steps(recipe, _batches(recipe, 0, 1)):06d}"
+    return steps_done(run) == num_steps(recipe)
+
+
+def is_main_process() -> bool:
+    """Whether this process is the one that writes and prints."""
+    return PartialState().is_main_process
 
 
 def _open(recipe: Recipe, out: Path | None, resume: bool, command: Sequence[str]) -> RunDir:
