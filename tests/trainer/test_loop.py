@@ -1,0 +1,217 @@
+"""The loop on a random tiny Janus with rewards that a test can reason about."""
+
+from __future__ import annotations
+
+import copy
+import json
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import torch
+from accelerate import Accelerator
+
+from corl_cli.core.errors import CorlError
+from corl_cli.core.recipe import Recipe
+from corl_cli.core.run_dir import RunDir
+from corl_cli.core.types import Experience, Rollout, Task, Triplet
+from corl_cli.data.batches import ShuffledBatches
+from corl_cli.models.base import UnifiedPolicy
+from corl_cli.models.janus import JanusPolicy
+from corl_cli.rewards.base import Criterion, Options, Reward, Rubric, Scores
+from corl_cli.trainer.journal import Journal
+from corl_cli.trainer.loop import Trainer
+from corl_cli.trainer.probes import Reading
+from corl_cli.world.items import WorldTriplets
+
+
+class Low(Reward):
+    """Pays for small token ids: something a policy can learn in a few steps."""
+
+    def __init__(self, task: Task) -> None:
+        super().__init__(Options())
+        self.task = task  # type: ignore[misc]
+
+    def score(self, rollout: Rollout, policy: UnifiedPolicy) -> Scores:
+        mask = rollout.completion_mask.float()
+        low = (rollout.completion_ids < 32).float() * mask
+        return Scores(values=low.sum(1) / mask.sum(1))
+
+
+class Broken(Low):
+    """Fails on every third row."""
+
+    def score(self, rollout: Rollout, policy: UnifiedPolicy) -> Scores:
+        values = super().score(rollout, policy).values.clone()
+        values[::3] = math.nan
+        return Scores(values=values)
+
+
+class Silent:
+    """A display that shows nothing."""
+
+    def say(self, line: str) -> None: ...
+
+    def step(self, step: int, metrics: Mapping[str, float]) -> None: ...
+
+    def readings(self, step: int, readings: Sequence[Reading]) -> None: ...
+
+
+def make_recipe(**sections: object) -> Recipe:
+    base = {
+        "name": "test",
+        "sampling": {"group_size": 4, "mm2t": {"max_new_tokens": 8}},
+        "rewards": {"t2i": [{"name": "low"}], "mm2t": [{"name": "low"}]},
+        "optim": {"lr": 3e-3, "schedule": "constant"},
+        "train": {"batch_size": 4, "max_steps": 10},
+    }
+    return Recipe.model_validate({name: {**base.get(name, {}), **value} for name, value in sections.items()} | {
+        name: value for name, value in base.items() if name not in sections
+    })  # fmt: skip
+
+
+def make_trainer(
+    policy: JanusPolicy, tmp_path: Path, recipe: Recipe, reward: type[Low] = Low, missing: str = "stop"
+) -> Trainer:
+    policy = copy.deepcopy(policy)
+    accelerator = Accelerator(cpu=True)
+    optimizer = torch.optim.AdamW(policy.trainable(), lr=recipe.optim.lr, weight_decay=0.0)
+    run = RunDir(tmp_path)
+    for folder in (run.samples, run.rollouts, run.checkpoints):
+        folder.mkdir(exist_ok=True)
+    num_steps = recipe.train.max_steps or 0
+    journal = Journal(
+        run=run,
+        recipe=recipe,
+        accelerator=accelerator,
+        policy=policy,
+        optimizer=optimizer,
+        probes=None,
+        samples=[],
+        display=Silent(),
+        num_steps=num_steps,
+    )
+    rubrics = {
+        task: Rubric(task, [Criterion(name="low", weight=1.0, missing=missing, reward=reward(task))])
+        for task in recipe.train.tasks
+    }
+    return Trainer(
+        recipe=recipe,
+        accelerator=accelerator,
+        policy=policy,
+        reference=None,
+        rubrics=rubrics,
+        batches=ShuffledBatches(WorldTriplets("train", 64), recipe.train.batch_size, 9, seed=0),
+        optimizer=optimizer,
+        journal=journal,
+        num_steps=num_steps,
+    )
+
+
+def _batch(trainer: Trainer) -> dict[Task, Experience]:
+    triplets: list[Triplet] = list(trainer.batches[0])
+    rollouts = {
+        task: trainer.policy.sample(task, triplets, sampling, key="x") for task, sampling in trainer.samplings.items()
+    }
+    return trainer.experience(rollouts, {task: trainer.rubrics[task](r, trainer.policy) for task, r in rollouts.items()})
+
+
+def _gradient(trainer: Trainer, batch: Mapping[Task, Experience]) -> torch.Tensor:
+    trainer.optimizer.zero_grad()
+    trainer.accumulate(batch)
+    return torch.cat([torch.zeros_like(p).flatten() if p.grad is None else p.grad.flatten() for p in trainer.policy.trainable()])
+
+
+@pytest.mark.parametrize("credit", ["joint", "per_task"])
+def test_micro_batches_add_up_to_the_whole_batch(policy: JanusPolicy, tmp_path: Path, credit: str) -> None:
+    whole = make_trainer(policy, tmp_path, make_recipe(algo={"credit": credit}))
+    pieces = make_trainer(policy, tmp_path, make_recipe(algo={"credit": credit}, train={"micro_batch_size": 1}))
+    batch = _batch(whole)
+    expected, found = _gradient(whole, batch), _gradient(pieces, batch)
+    assert expected.norm() > 0.01
+    assert torch.allclose(found, expected, atol=1e-5)
+
+
+def test_lambda_weighs_the_text_loss_under_per_task_credit(policy: JanusPolicy, tmp_path: Path) -> None:
+    trainers = {
+        weight: make_trainer(policy, tmp_path, make_recipe(algo={"credit": "per_task", "mm2t_weight": weight}))
+        for weight in (0.0, 1.0, 3.0)
+    }
+    batch = _batch(trainers[0.0])
+    nothing, once, thrice = (_gradient(trainer, batch) for trainer in trainers.values())
+    assert torch.allclose(thrice - nothing, 3 * (once - nothing), atol=1e-5)
+    assert (once - nothing).norm() > 0.01
+
+
+def test_the_loss_is_the_papers_mean_over_rows_of_mean_over_tokens(policy: JanusPolicy, tmp_path: Path) -> None:
+    trainer = make_trainer(policy, tmp_path, make_recipe(train={"tasks": ["mm2t"]}, algo={"credit": "per_task", "mm2t_weight": 1.0}))
+    batch = _batch(trainer)
+    experience = batch["mm2t"]
+    found = _gradient(trainer, batch)
+    trainer.optimizer.zero_grad()
+    logps, mask = trainer.policy(experience.rollout), experience.rollout.completion_mask
+    rows = [(logp[kept]).mean() for logp, kept in zip(logps, mask, strict=True)]
+    loss = -(torch.stack(rows) * experience.advantages).mean()
+    loss.backward()
+    expected = torch.cat([p.grad.flatten() for p in trainer.policy.trainable() if p.grad is not None])
+    given = torch.cat([p.grad.flatten() for p in trainer.policy.trainable() if p.grad is not None])
+    assert expected.norm() > 0.001
+    assert torch.equal(expected, given)
+    kept = found[found != 0]
+    assert torch.allclose(kept, expected[expected != 0], atol=1e-5)
+
+
+def test_training_raises_the_reward_of_both_tasks(policy: JanusPolicy, tmp_path: Path) -> None:
+    trainer = make_trainer(policy, tmp_path, make_recipe(train={"max_steps": 14}, algo={"credit": "per_task", "mm2t_weight": 1.0}))
+    trainer.fit()
+    lines = [json.loads(line) for line in (tmp_path / "metrics.jsonl").read_text().splitlines()]
+    steps = [line for line in lines if "reward/t2i/total" in line]
+    assert [line["step"] for line in steps] == list(range(1, 15))
+    for task in ("t2i", "mm2t"):
+        rewards = [line[f"reward/{task}/total"] for line in steps]
+        assert sum(rewards[-3:]) / 3 > sum(rewards[:3]) / 3 + 0.1
+
+
+def test_a_reward_that_is_not_a_number_stops_the_run(policy: JanusPolicy, tmp_path: Path) -> None:
+    trainer = make_trainer(policy, tmp_path, make_recipe(), Broken)
+    with pytest.raises(CorlError, match="Reward 'low' gave nan for sample 0") as caught:
+        trainer.fit()
+    assert "rewards.t2i.low.missing=mask" in str(caught.value.hint)
+
+
+def test_masked_rows_do_not_touch_the_gradient(policy: JanusPolicy, tmp_path: Path) -> None:
+    recipe = make_recipe(algo={"credit": "per_task"})
+    trainer = make_trainer(policy, tmp_path, recipe, Broken, missing="mask")
+    batch = _batch(trainer)
+    before = _gradient(trainer, batch)
+    ids = batch["t2i"].rollout.completion_ids.clone()
+    ids[::3] = 0
+    other = {**batch, "t2i": replace(batch["t2i"], rollout=replace(batch["t2i"].rollout, completion_ids=ids))}
+    assert not batch["t2i"].rows[::3].any()
+    assert torch.allclose(_gradient(trainer, other), before, atol=1e-6)
+    trainer.fit()  # and a whole run goes through
+    assert json.loads((tmp_path / "metrics.jsonl").read_text().splitlines()[-1])["masked/t2i"] == pytest.approx(6 / 16)
+
+
+def test_the_first_of_several_iterations_has_ratio_one(policy: JanusPolicy, tmp_path: Path) -> None:
+    recipe = make_recipe(algo={"num_iterations": 2, "clip_eps": 0.2, "credit": "per_task"})
+    trainer = make_trainer(policy, tmp_path, recipe)
+    batch = _batch(trainer)
+    assert batch["t2i"].old_logps is not None
+    first = trainer.accumulate(batch)
+    assert first["clipped/t2i"] == 0.0
+    once = make_trainer(policy, tmp_path, make_recipe(algo={"credit": "per_task"}))
+    assert torch.allclose(_gradient(trainer, batch), _gradient(once, _batch(once)), atol=1e-5)
+
+
+def test_beta_pulls_towards_the_reference(policy: JanusPolicy, tmp_path: Path) -> None:
+    trainer = make_trainer(policy, tmp_path, make_recipe(algo={"beta": 0.5, "credit": "per_task"}))
+    trainer.reference = copy.deepcopy(trainer.policy)
+    with torch.no_grad():
+        for parameter in trainer.policy.trainable():
+            parameter.add_(0.02 * torch.randn_like(parameter))
+    metrics = trainer.accumulate(_batch(trainer))
+    assert metrics["kl/t2i"] > 0
+    assert metrics["kl/mm2t"] > 0
