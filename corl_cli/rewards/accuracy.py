@@ -1,0 +1,25 @@
+"""R_Acc (paper): whether an answer is right, by one rule for multiple choice and one for open-ended questions."""
+
+from __future__ import annotations
+
+import torch
+
+from corl_cli.core.types import Rollout
+from corl_cli.models.base import UnifiedPolicy
+from corl_cli.rewards.base import Reward, Scores
+from corl_cli.scoring.answers import judge
+
+
+class Accuracy(Reward):
+    """1 or 0; the note says what was taken as the answer and by which rule it was judged."""
+
+    task = "mm2t"
+
+    def score(self, rollout: Rollout, policy: UnifiedPolicy) -> Scores:
+        """See Reward.score."""
+        judgements = [
+            judge(triplet.question, triplet.answer, str(text), triplet.answer_type)
+            for triplet, text in zip(rollout.triplets, rollout.outputs, strict=True)
+        ]
+        notes = [f"{judgement.rule}: {judgement.extracted!r}" for judgement in judgements]
+        return Scores(values=torch.tensor([float(judgement.correct) for judgement in judgements]), notes=notes)

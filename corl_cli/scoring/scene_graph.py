@@ -1,0 +1,121 @@
+"""Rule-based scene graphs of short captions, and how far two of them agree.
+
+The idea is SPICE's (arXiv 1607.08822): a caption is a set of tuples (object), (object, attribute) and
+(subject, object, relation), and two captions are compared by the F score of their tuples. What differs: the parser is
+a few rules and word lists instead of a dependency parser, matching is one-to-one (so the score never exceeds 1),
+repeated tuples count, and a relation told from either side is one relation. It is not SPICE and not called so.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from corl_cli.scoring import captions, lexicon
+from corl_cli.scoring.captions import Link, Thing
+
+SceneTuple = tuple[str, ...]
+
+
+@dataclass(frozen=True)
+class SceneGraph:
+    """What a caption says: things, and relations (subject, object, name) between their indices."""
+
+    things: list[Thing]
+    links: list[Link]
+
+    @property
+    def objects(self) -> list[str]:
+        """The name of every thing, in the order of the caption."""
+        return [thing.name for thing in self.things]
+
+    @property
+    def attributes(self) -> list[tuple[str, str]]:
+        """(object, attribute) of every attribute."""
+        return [(thing.name, attribute) for thing in self.things for attribute in thing.attributes]
+
+    @property
+    def relations(self) -> list[SceneTuple]:
+        """(subject, object, relation); between things of one name their attributes follow, to tell them apart."""
+        return [self._relation(*link) for link in self.links]
+
+    def tuples(self) -> list[SceneTuple]:
+        """Objects, attributes and relations, as `f_score` compares them."""
+        return [*((name,) for name in self.objects), *self.attributes, *self.relations]
+
+    def _relation(self, subject: int, target: int, name: str) -> SceneTuple:
+        first, second = self.things[subject], self.things[target]
+        told_apart = [" ".join(sorted(thing.attributes)) for thing in (first, second)]
+        ends = [(first.name, told_apart[0]), (second.name, told_apart[1])]
+        if name in lexicon.SYMMETRIC:
+            ends.sort()
+        (one, one_is), (other, other_is) = ends
+        return (one, other, name) if one != other else (one, other, name, one_is, other_is)
+
+
+def parse(text: str) -> SceneGraph:
+    """The scene graph of a short caption; words that the rules do not know are taken for objects. Never fails."""
+    return SceneGraph(*captions.read(text))
+
+
+def f_score(candidate: Sequence[SceneTuple], reference: Sequence[SceneTuple], *, synonyms: bool = True) -> float:
+    """2PR / (P + R) of the best one-to-one matching of tuples; 0 when either side is empty, always in 0..1.
+
+    An attribute or a relation implies its objects. With `synonyms` words match by number, case and shared meaning,
+    without only as equal strings.
+    """
+    candidate, reference = _closed(candidate), _closed(reference)
+    total = len(candidate) + len(reference)
+    return 2 * len(_matching(candidate, reference, synonyms)) / total if candidate and reference else 0.0
+
+
+def explain(candidate: Sequence[SceneTuple], reference: Sequence[SceneTuple], *, synonyms: bool = True) -> str:
+    """Which tuples match, which of the reference are missing, and which of the candidate are extra, in one line."""
+    candidate, reference = _closed(candidate), _closed(reference)
+    pairs = _matching(candidate, reference, synonyms)
+    groups = {
+        "matched": [reference[index] for index in sorted(pairs)],
+        "missing": [words for index, words in enumerate(reference) if index not in pairs],
+        "extra": [words for index, words in enumerate(candidate) if index not in pairs.values()],
+    }
+    return "; ".join(f"{name} {', '.join(map(_phrase, group))}" for name, group in groups.items() if group) or "nothing"
+
+
+def _phrase(words: SceneTuple) -> str:
+    if len(words) < 3:
+        return " ".join(reversed(words))
+    return f"{words[0]} {words[2]} {words[1]}"
+
+
+def _closed(tuples: Sequence[SceneTuple]) -> list[SceneTuple]:
+    """The tuples and the objects that they imply."""
+    known = {words[0] for words in tuples if len(words) == 1}
+    ends = [end for words in tuples if len(words) > 1 for end in (words[:1] if len(words) == 2 else words[:2])]
+    return [*((end,) for end in dict.fromkeys(ends) if end not in known), *tuples]
+
+
+def _matching(candidate: list[SceneTuple], reference: list[SceneTuple], synonyms: bool) -> dict[int, int]:
+    """A largest one-to-one matching {reference index: candidate index}, by augmenting paths (Kuhn)."""
+    partners = [
+        [index for index, other in enumerate(reference) if _same(words, other, synonyms)] for words in candidate
+    ]
+    matched: dict[int, int] = {}
+
+    def augment(row: int, tried: set[int]) -> bool:
+        for index in partners[row]:
+            if index not in tried:
+                tried.add(index)
+                if index not in matched or augment(matched[index], tried):
+                    matched[index] = row
+                    return True
+        return False
+
+    for row in range(len(candidate)):
+        augment(row, set())
+    return matched
+
+
+def _same(words: SceneTuple, others: SceneTuple, synonyms: bool) -> bool:
+    if not synonyms:
+        return words == others
+    return len(words) == len(others) and all(map(lexicon.same_meaning, words, others))
