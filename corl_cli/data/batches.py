@@ -10,8 +10,8 @@ from corl_cli.core.types import Triplet
 class ShuffledBatches:
     """Batches of whole epochs in an order of their own; a process sees every `processes`-th triplet of each batch.
 
-    Nothing that matters is kept between steps, so a resumed run goes on exactly where it stopped. The last incomplete batch of an
-    epoch is left out.
+    Nothing that matters is kept between steps, so a resumed run goes on exactly where it stopped. The last incomplete
+    batch of an epoch is left out.
     """
 
     def __init__(

@@ -11,7 +11,13 @@ import torch
 import torch.nn.functional as F
 from PIL import Image
 from torch import Tensor, nn
-from transformers import AutoTokenizer, JanusConfig, JanusForConditionalGeneration, JanusImageProcessorPil, JanusProcessor
+from transformers import (
+    AutoTokenizer,
+    JanusConfig,
+    JanusForConditionalGeneration,
+    JanusImageProcessorPil,
+    JanusProcessor,
+)
 
 from corl_cli.core.errors import CorlError
 from corl_cli.core.types import Rollout, Sampling, Task, Triplet
@@ -60,7 +66,8 @@ class JanusPolicy(UnifiedPolicy):
         if report["missing_keys"] or report["mismatched_keys"]:
             missing = sorted(map(str, [*report["missing_keys"], *report["mismatched_keys"]]))
             raise CorlError(
-                f"{path} is not a whole Janus checkpoint: {len(missing)} tensors are missing or misshapen ({missing[0]} …).",
+                f"{path} is not a whole Janus checkpoint: {len(missing)} tensors are missing or misshapen, "
+                f"{missing[0]} for one.",
                 "Copy or convert it again.",
             )
         return cls(model, processor, dtype)
@@ -101,7 +108,7 @@ class JanusPolicy(UnifiedPolicy):
         rows = [t for t in triplets for _ in range(sampling.group_size)]
         labels = (f"{key}|{t.id}|{sample}" for t in triplets for sample in range(sampling.group_size))
         keys = row_keys(labels, self.device)
-        outputs: list[Any]
+        outputs: list[Image.Image | str]
         with self._inference():
             decoder = self._fresh_decoder()
             if task == "t2i":
@@ -118,13 +125,13 @@ class JanusPolicy(UnifiedPolicy):
                     unconditional,
                 )
                 written = torch.ones_like(tokens, dtype=torch.bool)
-                outputs = self.decode_images(tokens)
+                outputs = [*self.decode_images(tokens)]
             else:
                 assert pixels is not None
                 prompts = self._place(decoder.embed(ids), ids, self._see(pixels))
                 eos, pad = self.tokenizer.eos_token_id, self.tokenizer.pad_token_id
                 tokens, written, logps = write(decoder, prompts, mask, sampling, keys, eos, pad)
-                outputs = self._texts(tokens, written)
+                outputs = [*self._texts(tokens, written)]
         return Rollout(
             task=task,
             triplets=rows,
@@ -161,7 +168,7 @@ class JanusPolicy(UnifiedPolicy):
             completion_ids=tokens,
             completion_mask=written,
             logps=None,
-            outputs=list(targets),  # type: ignore[arg-type]
+            outputs=list(targets),
             sampling=Sampling(),
         )
 

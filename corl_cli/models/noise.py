@@ -20,7 +20,9 @@ _UNIFORM_BITS = 23  # (k + 0.5) / 2^23 is exact in float32 and never 0 or 1
 
 def row_keys(labels: Iterable[str], device: torch.device) -> Tensor:
     """A 64-bit key for each label [R]."""
-    digests = [int.from_bytes(blake2b(label.encode(), digest_size=8).digest(), "little", signed=True) for label in labels]
+    digests = [
+        int.from_bytes(blake2b(label.encode(), digest_size=8).digest(), "little", signed=True) for label in labels
+    ]
     return torch.tensor(digests, dtype=torch.int64, device=device)
 
 

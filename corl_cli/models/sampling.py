@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass, replace
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -53,7 +54,7 @@ class Cache:
 class Decoder:
     """A Llama laid out for sampling: `prefill` a batch of prompts, then `step` one token at a time."""
 
-    def __init__(self, llama: nn.Module, lm_head: nn.Linear, dtype: torch.dtype) -> None:
+    def __init__(self, llama: Any, lm_head: nn.Linear, dtype: torch.dtype) -> None:
         config = llama.config
         if config.attention_bias or config.mlp_bias or config.hidden_act != "silu":
             raise ValueError("the decoder reads Llama layers without biases and with SiLU")
@@ -283,7 +284,7 @@ def _attend(q: Tensor, keys: Tensor, values: Tensor, bias: Tensor | None) -> Ten
     return (scores.float().softmax(-1).to(values.dtype) @ values).view(rows, heads, 1, width)
 
 
-def _fused(layer: nn.Module) -> dict[str, list[Tensor]]:
+def _fused(layer: Any) -> dict[str, list[Tensor]]:
     attention, mlp = layer.self_attn, layer.mlp
     return {
         "norm1": [layer.input_layernorm.weight],

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from functools import partial
 from importlib import import_module
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -25,18 +26,21 @@ MODELS = {"janus": "corl_cli.models.janus:JanusPolicy"}
 def check(recipe: Recipe) -> None:
     """Bind every name of a recipe without loading weights; UsageError with all faults at once."""
     faults: list[UsageError] = []
-    for attempt in (
-        lambda: templates.check(recipe.data.instruction),
-        lambda: policy_class(recipe.model.family),
-        *(lambda spec=spec, task=task: bind(spec, task) for task, spec in specs(recipe)),  # type: ignore[misc]
-    ):
+    attempts: list[Callable[[], object]] = [
+        partial(templates.check, recipe.data.instruction),
+        partial(policy_class, recipe.model.family),
+        *(partial(bind, spec, task) for task, spec in specs(recipe)),
+    ]
+    for attempt in attempts:
         try:
             attempt()
         except UsageError as fault:
             faults.append(fault)
     if faults:
         hints = [fault.hint for fault in faults if fault.hint]
-        raise UsageError("\n".join(fault.message for fault in faults), "\n".join(dict.fromkeys(hints)) or None)
+        raise UsageError(
+            "\n".join(dict.fromkeys(fault.message for fault in faults)), "\n".join(dict.fromkeys(hints)) or None
+        )
 
 
 def specs(recipe: Recipe) -> list[tuple[Task, RewardSpec]]:

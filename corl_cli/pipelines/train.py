@@ -70,9 +70,9 @@ def train(recipe: Recipe, run: RunDir, display: Display) -> None:
     optimizer = torch.optim.AdamW(
         policy.trainable(), lr=recipe.optim.lr, betas=recipe.optim.betas, weight_decay=recipe.optim.weight_decay
     )
-    state = checkpoint.load_state(saved[-1], optimizer) if saved else {"step": 0, "seconds": 0.0}
+    state = checkpoint.load_state(saved[-1], optimizer) if saved else checkpoint.State()
     if accelerator.is_main_process:
-        run.truncate_after(state["step"] if saved else -1)
+        run.truncate_after(state.step if saved else -1)
     if recipe.tracking.trackers:
         accelerator.init_trackers(recipe.name, config=recipe.model_dump(mode="json"))
     journal = Journal(
@@ -85,7 +85,7 @@ def train(recipe: Recipe, run: RunDir, display: Display) -> None:
         samples=_samples(recipe),
         display=display,
         num_steps=num_steps,
-        before=state["seconds"],
+        before=state.seconds,
     )
     trainer = Trainer(
         recipe=recipe,
@@ -99,7 +99,7 @@ def train(recipe: Recipe, run: RunDir, display: Display) -> None:
         num_steps=num_steps,
     )
     with journal:
-        trainer.fit(state["step"])
+        trainer.fit(state.step)
     if accelerator.is_main_process:
         draw_curves(run)
     accelerator.end_training()
@@ -189,5 +189,3 @@ def _readings(recipe: Recipe, section: ProbesSection, task: Task) -> list[Sampli
 def _samples(recipe: Recipe) -> list[triplets.Triplet]:
     split = recipe.eval.probes.split if recipe.eval.probes else recipe.data.split
     return list(triplets.load(recipe.data, PROBE_SEED, split=split, limit=SAMPLE_TRIPLETS))
-
-

@@ -2,8 +2,8 @@
 
 import json
 import shutil
+from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
 
 import torch
 from torch.optim import Optimizer
@@ -14,15 +14,23 @@ from corl_cli.models.base import UnifiedPolicy
 STATE = "state.json"
 
 
-def save(folder: Path, policy: UnifiedPolicy, optimizer: Optimizer, state: dict[str, Any], keep: int) -> Path:
+@dataclass(frozen=True, kw_only=True)
+class State:
+    """How far a run is: steps done, and the seconds they took."""
+
+    step: int = 0
+    seconds: float = 0.0
+
+
+def save(folder: Path, policy: UnifiedPolicy, optimizer: Optimizer, state: State, keep: int) -> Path:
     """Save one step's state as `folder`/step-N and drop all but the newest `keep` of them."""
-    path = folder / f"step-{state['step']:06d}"
+    path = folder / f"step-{state.step:06d}"
     partial = folder / f".{path.name}.partial"
     shutil.rmtree(partial, ignore_errors=True)
     partial.mkdir(parents=True)
     policy.save(partial)
     torch.save(optimizer.state_dict(), partial / "optimizer.pt")
-    (partial / STATE).write_text(json.dumps(state, indent=2) + "\n", encoding="utf-8")
+    (partial / STATE).write_text(json.dumps(asdict(state), indent=2) + "\n", encoding="utf-8")
     shutil.rmtree(path, ignore_errors=True)
     partial.rename(path)
     for old in complete(folder)[:-keep]:
@@ -35,14 +43,13 @@ def complete(folder: Path) -> list[Path]:
     return sorted(path.parent for path in folder.glob(f"step-*/{STATE}"))
 
 
-def load_state(path: Path, optimizer: Optimizer) -> dict[str, Any]:
-    """Bring the optimiser to the state saved at `path` and return the rest; CorlError when it is damaged."""
+def load_state(path: Path, optimizer: Optimizer) -> State:
+    """Bring the optimiser to the state saved at `path` and say how far it is; CorlError when it is damaged."""
     try:
         optimizer.load_state_dict(torch.load(path / "optimizer.pt", map_location="cpu", weights_only=True))
-        state: dict[str, Any] = json.loads((path / STATE).read_text(encoding="utf-8"))
+        return State(**json.loads((path / STATE).read_text(encoding="utf-8")))
     except Exception as error:
         raise CorlError(
             f"The checkpoint {path} is damaged: {str(error).splitlines()[0]}",
             f"Remove that folder and resume from the one before it: rm -r {path}",
         ) from error
-    return state

@@ -9,19 +9,20 @@ import signal
 import sys
 import time
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from types import FrameType
 from typing import Any, Protocol
 
 import torch
 from accelerate import Accelerator
+from PIL import Image
 from torch.optim import Optimizer
 
 from corl_cli.core.errors import Interrupted
 from corl_cli.core.pictures import Tile, sheet
 from corl_cli.core.recipe import Recipe
 from corl_cli.core.run_dir import RunDir, write_atomic
-from corl_cli.core.types import TASKS, Experience, Sampling, Task, Triplet
+from corl_cli.core.types import TASKS, Experience, Task, Triplet
 from corl_cli.models.base import UnifiedPolicy
 from corl_cli.trainer import checkpoint
 from corl_cli.trainer.preflight import Identity
@@ -137,15 +138,14 @@ class Journal:
         columns: list[list[Tile]] = [[Tile(t.image, t.prompt)] for t in self.samples]
         answers = []
         for task in self.recipe.train.tasks:
-            sampling = self.recipe.sampling.of(task)
-            once = Sampling(**(asdict(sampling) | {"group_size": SAMPLES_EACH}))
-            rollout = self.policy.sample(task, self.samples, once, key="sample")
+            sampling = replace(self.recipe.sampling.of(task), group_size=SAMPLES_EACH)
+            rollout = self.policy.sample(task, self.samples, sampling, key="sample")
             for row, output in enumerate(rollout.outputs):
                 triplet = rollout.triplets[row]
-                if isinstance(output, str):
-                    answers.append({"question": triplet.question, "answer": triplet.answer, "output": output})
-                else:
+                if isinstance(output, Image.Image):
                     columns[row // SAMPLES_EACH].append(Tile(output, ""))
+                else:
+                    answers.append({"question": triplet.question, "answer": triplet.answer, "output": output})
         stem = self.run.samples / f"step-{step:06d}"
         sheet([tile for column in columns for tile in column], columns=SAMPLES_EACH + 1).save(stem.with_suffix(".png"))
         lines = "".join(json.dumps(answer, ensure_ascii=False) + "\n" for answer in answers)
@@ -153,7 +153,7 @@ class Journal:
 
     def _save(self, step: int) -> None:
         if self.accelerator.is_main_process:
-            state = {"step": step, "num_steps": self.num_steps, "seconds": self.seconds}
+            state = checkpoint.State(step=step, seconds=self.seconds)
             checkpoint.save(self.run.checkpoints, self.policy, self.optimizer, state, self.recipe.checkpoint.keep)
         self.accelerator.wait_for_everyone()
 

@@ -63,9 +63,7 @@ def test_a_token_moves_only_the_rows_after_it(policy: JanusPolicy, triplets: lis
 
 
 @BOTH
-def test_greedy_sampling_equals_transformers_generate(
-    policy: JanusPolicy, triplets: list[Triplet], task: Task
-) -> None:
+def test_greedy_sampling_equals_transformers_generate(policy: JanusPolicy, triplets: list[Triplet], task: Task) -> None:
     greedy = Sampling(temperature=0.0, cfg_weight=3.0, max_new_tokens=10)
     rollout = policy.sample(task, triplets, greedy, key="k")
     kwargs = {"generation_mode": "image", "guidance_scale": 3.0} if task == "t2i" else {"generation_mode": "text"}
