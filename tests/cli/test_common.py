@@ -1,0 +1,50 @@
+import json
+
+from corl_cli.cli.common import clock, complete_recipe, progress, table
+
+
+def test_a_table_prints_every_cell(capsys):
+    table([{"name": "a" * 90, "score": 0.123456, "n": None}, {"name": "b", "score": 1.0, "n": 3}])
+    header, _, first, second = capsys.readouterr().out.rstrip().splitlines()
+    assert header.split() == ["name", "score", "n"]
+    assert first.split() == ["a" * 90, "0.1235", "-"]
+    assert second.split() == ["b", "1", "3"]
+
+
+def test_a_table_does_not_read_markup(capsys):
+    table([{"key": "[bold]x[/bold]"}])
+    assert "[bold]x[/bold]" in capsys.readouterr().out
+
+
+def test_a_table_as_json_keeps_the_values(capsys):
+    rows = [{"a": 0.123456, "b": None}]
+    table(rows, as_json=True)
+    assert json.loads(capsys.readouterr().out) == rows
+    table([], as_json=True)
+    assert json.loads(capsys.readouterr().out) == []
+
+
+def test_progress_without_a_terminal_is_lines_on_stderr(capsys):
+    with progress("drawing", 4, done=2, every=0.0) as bar:
+        bar.advance()
+        bar.advance(note="reward 0.5")
+    out, err = capsys.readouterr()
+    assert out == ""
+    first, second = err.splitlines()
+    assert first.startswith("drawing 3/4, ")
+    assert second == "drawing 4/4, 0:00 left, reward 0.5"
+
+
+def test_progress_keeps_quiet_between_lines_but_prints_the_end(capsys):
+    with progress("drawing", 50, every=3600.0) as bar:
+        for _ in range(50):
+            bar.advance()
+    assert capsys.readouterr().err == "drawing 50/50, 0:00 left\n"
+
+
+def test_clock():
+    assert [clock(seconds) for seconds in (0, 61.4, 3723)] == ["0:00", "1:01", "1:02:03"]
+
+
+def test_completion_offers_shipped_recipes():
+    assert complete_recipe("world/u") == ["world/unified"]
