@@ -11,7 +11,7 @@ import pytest
 
 @pytest.fixture(scope="session")
 def policy():
-    """A random tiny Janus of the real class, the same for all tests: leave its weights as they were (`policy.start`)."""
+    """A random tiny Janus of the real class, shared: leave its weights as they were (`policy.start`)."""
     import torch
 
     from corl_cli.models.janus import JanusPolicy

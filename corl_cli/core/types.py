@@ -68,7 +68,7 @@ class Rollout:
     completion_ids: Tensor
     completion_mask: Tensor
     logps: Tensor | None
-    outputs: list[Image] | list[str]
+    outputs: list[Image | str]
     sampling: Sampling
 
     def __len__(self) -> int:

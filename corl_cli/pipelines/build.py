@@ -37,10 +37,9 @@ def check(recipe: Recipe) -> None:
         except UsageError as fault:
             faults.append(fault)
     if faults:
-        hints = [fault.hint for fault in faults if fault.hint]
-        raise UsageError(
-            "\n".join(dict.fromkeys(fault.message for fault in faults)), "\n".join(dict.fromkeys(hints)) or None
-        )
+        messages = dict.fromkeys(fault.message for fault in faults)
+        hints = dict.fromkeys(fault.hint for fault in faults if fault.hint)
+        raise UsageError("\n".join(messages), "\n".join(hints) or None)
 
 
 def specs(recipe: Recipe) -> list[tuple[Task, RewardSpec]]:

@@ -42,9 +42,9 @@ def plan(recipe: Recipe) -> dict[str, str]:
     rows = {
         "recipe": recipe.name,
         "data": f"{recipe.data.path} ({recipe.data.split}), {len(batches.triplets):,} triplets",
-        "steps": f"{steps:,} of {recipe.train.batch_size} triplets ({len(batches):,} in {recipe.train.epochs} epoch(s))",
+        "steps": f"{steps:,} of {recipe.train.batch_size} triplets (all epochs: {len(batches):,})",
         "samples": f"{per_step:,} per task and step, {per_step * steps:,} in all per task",
-        "model": f"{recipe.model.checkpoint}, {(trained + frozen) / 1e6:,.2f} M parameters, {trained / 1e6:,.2f} M learn",
+        "model": f"{recipe.model.checkpoint}, {(trained + frozen) / 1e6:,.2f} M weights, {trained / 1e6:,.2f} M of them learn",
         "memory": f"{memory / 2**30:,.2f} GiB for weights, gradients and optimiser; activations come on top",
     }
     for task in recipe.train.tasks:
@@ -108,8 +108,8 @@ def train(recipe: Recipe, run: RunDir, display: Display) -> None:
 def open_run(recipe: Recipe, out: Path | None, *, resume: bool, command: Sequence[str]) -> RunDir:
     """The run directory to train in; the main process makes it, the others wait for its name.
 
-    Without `out` a new runs/NAME is taken. UsageError when `out` exists and `resume` is not asked for, or when its recipe
-    is another one.
+    Without `out` a new runs/NAME is taken. UsageError when `out` exists and `resume` is not asked for, or when its
+    recipe is another one.
     """
     accelerator = Accelerator(cpu=not torch.cuda.is_available())
     opened: list[object] = [None]

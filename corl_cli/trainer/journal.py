@@ -161,8 +161,8 @@ class Journal:
         for task in TASKS:
             if metrics.get(f"zero_variance/{task}", 0.0) > 0.9:
                 self.display.say(
-                    f"warning: {metrics[f'zero_variance/{task}']:.0%} of the {task} groups have equal rewards throughout "
-                    "and teach nothing; harder or easier items, or a higher temperature, would help"
+                    f"warning: {metrics[f'zero_variance/{task}']:.0%} of the {task} groups have equal rewards "
+                    "throughout and teach nothing; harder or easier items, or a higher temperature, would help"
                 )
 
     def _write(self, line: Mapping[str, Any]) -> None:

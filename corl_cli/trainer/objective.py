@@ -1,7 +1,7 @@
 """GRPO's advantages and losses as pure tensor functions.
 
-Shapes: N = B * G rows, group-major; L completion tokens. `rows` [N] says which rows count: a row whose reward is missing
-is left out of its group's statistics and has advantage 0.
+Shapes: N = B * G rows, group-major; L completion tokens. `rows` [N] says which rows count: a row whose reward is
+missing is left out of its group's statistics and has advantage 0.
 """
 
 import torch

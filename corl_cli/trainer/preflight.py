@@ -13,8 +13,8 @@ from corl_cli.core.errors import CorlError
 from corl_cli.core.types import Rollout
 from corl_cli.models.base import UnifiedPolicy
 
-# Largest and mean difference per token, in nats, between a cached step-by-step pass and one batched pass. float32 agrees
-# to 1e-5; bfloat16 was measured to differ by up to 0.12 on single tokens.
+# Largest and mean difference per token, in nats, between a cached step-by-step pass and one batched pass. float32
+# agrees to 1e-5; bfloat16 was measured to differ by up to 0.12 on single tokens.
 BOUNDS = {"float32": (1e-3, 1e-4), "bfloat16": (0.5, 0.05)}
 
 
@@ -39,15 +39,15 @@ def check_identity(policy: UnifiedPolicy, rollout: Rollout, dtype: str) -> Ident
     if found.largest > largest or found.mean > mean:
         cold = policy(replace(rollout, sampling=replace(rollout.sampling, temperature=1.0)))
         raise CorlError(
-            f"The {rollout.task} log-probs that the trainer scores are not those that the sampler recorded: they differ by "
-            f"{found.mean:.2g} nats a token (at most {found.largest:.2g}).",
+            f"The {rollout.task} log-probs that the trainer scores are not those that the sampler recorded: "
+            f"they differ by {found.mean:.2g} nats a token (at most {found.largest:.2g}).",
             f"Likely cause: {likely_cause(rollout, scored, cold, mean)}",
         )
     return found
 
 
 def likely_cause(rollout: Rollout, scored: Tensor, scored_at_one: Tensor, bound: float) -> str:
-    """What makes the recorded log-probs [N, L] differ from the scored ones: padding, temperature, top-k, CFG or shift."""
+    """What makes recorded log-probs [N, L] differ from scored ones: padding, temperature, top-k, CFG or shift."""
     assert rollout.logps is not None
     recorded, mask = rollout.logps, rollout.completion_mask.bool()
 
