@@ -31,7 +31,12 @@ def load(source: str | Path, overrides: Sequence[str] = ()) -> Recipe:
     UsageError with one line per fault: the dotted key and what is wrong with it.
     """
     raw = _read_chain(locate(str(source)))
-    faults = [fault for override in overrides if (fault := _apply(raw, override))]
+    faults = []
+    for override in overrides:
+        try:
+            raw = _override(raw, override)
+        except ValueError as fault:
+            faults.append(str(fault))
     try:
         recipe = Recipe.model_validate(raw)
     except ValidationError as error:
@@ -185,53 +190,44 @@ def _merge(base: dict[str, Any], layer: Mapping[str, Any]) -> dict[str, Any]:
     return merged
 
 
-def _apply(raw: dict[str, Any], override: str) -> str | None:
-    """Put one `key=value` into the mapping in place; the fault, if there is one."""
+def _override(raw: dict[str, Any], override: str) -> dict[str, Any]:
+    """The mapping with one `key=value` put in; ValueError says in a line what is wrong with it."""
     key, separator, text = override.partition("=")
     if not separator or not all(key.split(".")):
-        return f"--set {override}: this is not of the form key=value"
+        raise ValueError(f"--set {override}: this is not of the form key=value")
     try:
         value = _yaml().load(text)
     except YAMLError as error:
-        return f"{key}: the value '{text}' is not YAML: {_problem(error)}"
-    *parents, last = key.split(".")
-    node: Any = raw
-    for depth, part in enumerate(parents):
-        try:
-            index = _index(node, part)
-        except LookupError as error:
-            return f"{key}: {'.'.join(parents[:depth]) or 'the recipe'} {error.args[0]}"
-        if isinstance(node, dict):
-            child = node.get(index)
-            node[index] = {} if child is None else _copy(child)
-        else:
-            node[index] = _copy(node[index])
-        node = node[index]
-    try:
-        node[_index(node, last)] = value
-    except LookupError as error:
-        return f"{key}: {'.'.join(parents)} {error.args[0]}"
-    return None
+        raise ValueError(f"{key}: the value '{text}' is not YAML: {_problem(error)}") from error
+    changed: dict[str, Any] = _put(raw, key.split("."), 0, value)
+    return changed
 
 
-def _copy(node: Any) -> Any:
-    """A copy of one level, so that YAML aliases are not changed together."""
-    return node.copy() if isinstance(node, dict | list) else node
+def _put(node: Any, key: Sequence[str], depth: int, value: Any) -> Any:
+    """A copy of `node` with `value` at key[depth:]; a copy, because YAML aliases may share it."""
+    if depth == len(key):
+        return value
+    node = {} if node is None else node
+    if not isinstance(node, dict | list):
+        raise ValueError(f"{'.'.join(key)}: {'.'.join(key[:depth])} has no parts; it is {node!r}")
+    place: Any = key[depth] if isinstance(node, dict) else _item(node, key, depth)
+    below = node.get(place) if isinstance(node, dict) else node[place]
+    copy = node.copy()
+    copy[place] = _put(below, key, depth + 1, value)
+    return copy
 
 
-def _index(node: Any, part: str) -> Any:
-    """The key or position that `part` means in a mapping or a list; LookupError says why there is none."""
-    if isinstance(node, dict):
-        return part
-    if not isinstance(node, list):
-        raise LookupError(f"has no parts; it is {node!r}")
-    if part.isdecimal() and int(part) < len(node):
+def _item(items: list[Any], key: Sequence[str], depth: int) -> int:
+    """The position that key[depth] means in a list: a number, or the name of an item."""
+    part = key[depth]
+    if part.isdecimal() and int(part) < len(items):
         return int(part)
-    named = [item.get("name") if isinstance(item, dict) else None for item in node]
-    if part in named:
-        return named.index(part)
-    known = ", ".join(str(name) for name in named if name is not None)
-    raise LookupError(f"has no item '{part}' among its {len(node)}" + (f" ({known})" if known else ""))
+    names = [item.get("name") if isinstance(item, dict) else None for item in items]
+    if part in names:
+        return names.index(part)
+    known = ", ".join(str(name) for name in names if name is not None)
+    listed = f" ({known})" if known else ""
+    raise ValueError(f"{'.'.join(key)}: {'.'.join(key[:depth])} has no item '{part}' among its {len(items)}{listed}")
 
 
 def _leaves(node: Any, prefix: str) -> Iterator[tuple[str, Any]]:
