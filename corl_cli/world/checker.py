@@ -48,7 +48,7 @@ class Verdict:
 
 
 def check(prompt: str, image: Image.Image) -> Verdict:
-    """Whether a drawing shows exactly what the prompt says; CorlError when the prompt is not in the world's language."""
+    """Whether a drawing shows exactly what the prompt says; CorlError when it is not in the world's language."""
     spec, found = parse_prompt(prompt), see(image)
     correct = all(seen.clear for seen in found) and is_true(spec, [Placed(seen.thing, seen.cell) for seen in found])
     partial = 1.0 if correct else _partial(spec, found)

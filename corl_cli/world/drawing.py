@@ -45,7 +45,7 @@ def coverage(shape: str) -> NDArray[np.float32]:
         draw.rectangle((0, third, last, last - third), fill=255)
     else:
         raise ValueError(f"{shape!r} is none of {SHAPES}")
-    return np.asarray(image.resize((SHAPE_SIZE, SHAPE_SIZE), Image.Resampling.BOX), np.float32) / 255
+    return np.asarray(image.resize((SHAPE_SIZE, SHAPE_SIZE), Image.Resampling.BOX), np.float32) / np.float32(255)
 
 
 def corner(cell: str) -> tuple[int, int]:

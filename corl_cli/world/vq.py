@@ -15,11 +15,12 @@ import torch
 import torch.nn.functional as F
 from PIL import Image
 from torch import Tensor, nn
+from transformers import JanusVQVAE
 
 from corl_cli.world.checker import check
 from corl_cli.world.drawing import BACKGROUND
 
-Report = Callable[[float, str], None]  # share done in 0..1, and what to tell
+Report = Callable[[int, int, str], None]  # steps done, steps at most, and what to tell
 
 BATCH_SIZE = 8
 LEARNING_RATE = 1.2e-3
@@ -28,7 +29,7 @@ REVIVAL_STEPS = 40  # how often codes that are not used restart from a latent
 COMMITMENT = 0.25
 
 
-def train_vq(vq: nn.Module, images: Sequence[Image.Image], *, seed: int, num_steps: int, report: Report) -> None:
+def train_vq(vq: JanusVQVAE, images: Sequence[Image.Image], *, seed: int, num_steps: int, report: Report) -> None:
     """Train a JanusVQVAE in place on 32 x 32 images, as plain autoencoder first, then with its codebook."""
     generator = torch.Generator().manual_seed(seed)
     pixels = to_pixels(images)
@@ -63,7 +64,7 @@ def train_vq(vq: nn.Module, images: Sequence[Image.Image], *, seed: int, num_ste
             codes.copy_(F.normalize(codes, dim=-1))
             if step > AUTOENCODER_STEPS and step % REVIVAL_STEPS == 0 and step < 0.7 * num_steps:
                 _revive(codes, usage, _latents(vq, batch), generator)
-        report((step + 1) / num_steps, f"error {error.item():.3f}")
+        report(step + 1, num_steps, f"error {error.item():.3f}")
     vq.eval()
 
 
@@ -74,14 +75,14 @@ def to_pixels(images: Sequence[Image.Image]) -> Tensor:
 
 
 @torch.no_grad()
-def reconstruct(vq: nn.Module, images: Sequence[Image.Image]) -> list[Image.Image]:
+def reconstruct(vq: JanusVQVAE, images: Sequence[Image.Image]) -> list[Image.Image]:
     """Images through their tokens and back."""
     quantised, _, _ = _quantise(_encode(vq, to_pixels(images)), vq.quantize.embedding.weight)
     arrays = ((_decode(vq, quantised).clamp(-1, 1) + 1) * 127.5).round().to(torch.uint8)
     return [Image.fromarray(array) for array in arrays.permute(0, 2, 3, 1).numpy()]
 
 
-def faithful(vq: nn.Module, prompts: Sequence[str], images: Sequence[Image.Image]) -> float:
+def faithful(vq: JanusVQVAE, prompts: Sequence[str], images: Sequence[Image.Image]) -> float:
     """Share of images that still show their prompts after a round through the tokens."""
     drawn = reconstruct(vq, images)
     return sum(check(prompt, image).correct for prompt, image in zip(prompts, drawn, strict=True)) / len(drawn)
@@ -102,17 +103,17 @@ def spread_codes(codes: Tensor, latents: Tensor) -> None:
     codes.copy_(chosen)
 
 
-def _encode(vq: nn.Module, pixels: Tensor) -> Tensor:
+def _encode(vq: JanusVQVAE, pixels: Tensor) -> Tensor:
     """Unit latents [N, E, h, w]."""
     return F.normalize(vq.quant_conv(vq.encoder(pixels)), dim=1)
 
 
-def _decode(vq: nn.Module, latents: Tensor) -> Tensor:
+def _decode(vq: JanusVQVAE, latents: Tensor) -> Tensor:
     return vq.decoder(vq.post_quant_conv(latents))
 
 
 @torch.no_grad()
-def _latents(vq: nn.Module, pixels: Tensor) -> Tensor:
+def _latents(vq: JanusVQVAE, pixels: Tensor) -> Tensor:
     return torch.cat([_encode(vq, chunk).permute(0, 2, 3, 1).flatten(0, 2) for chunk in pixels.split(64)])
 
 

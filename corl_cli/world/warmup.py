@@ -23,7 +23,7 @@ from corl_cli.core.types import Rollout, Sampling, Task, Triplet
 from corl_cli.models.janus import JanusPolicy
 from corl_cli.world.checker import check
 from corl_cli.world.items import Item, world_item
-from corl_cli.world.language import CELLS, COLOURS, LETTERS, NUMBERS, SHAPES, canonical, caption
+from corl_cli.world.language import CELLS, COLOURS, LETTERS, NUMBERS, SHAPES
 from corl_cli.world.scenes import Split, percentile
 from corl_cli.world.vq import Report
 
@@ -82,7 +82,7 @@ def learn_copying(policy: JanusPolicy, *, seed: int, max_steps: int, report: Rep
         loss, accuracy = _copying(policy, _repeats(words, COPY_ROWS, rng, generator))
         _descend(optimiser, weights, loss)
         right = 0.95 * right + 0.05 * accuracy
-        report(max((step + 1) / max_steps, right / COPY_TARGET), f"copies {right:.2f}")
+        report(step + 1, max_steps, f"copies {right:.2f} of {COPY_TARGET:.2f}")
         if right >= COPY_TARGET:
             break
     return step + 1
@@ -192,7 +192,7 @@ def measure(policy: JanusPolicy, items: Sequence[Item], *, temperature: float = 
 def answered(text: str, gold: str) -> bool:
     """Whether a completion keeps the format and its answer is the gold one."""
     match = _FORMAT.fullmatch(text.strip())
-    return bool(match) and match[1].strip() == gold
+    return match is not None and match[1].strip() == gold
 
 
 def _items(split: Split, seed: int, number: int, keep: Callable[[Item], bool]) -> list[Item]:

@@ -1,0 +1,123 @@
+"""Makes the tiny Janus from nothing with one seed: image tokenizer, copying, then the supervised warm-up."""
+
+from __future__ import annotations
+
+import json
+import platform
+import shutil
+import time
+from collections.abc import Callable
+from dataclasses import asdict
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import torch
+import transformers
+
+from corl_cli.core.errors import CorlError, UsageError
+from corl_cli.models.janus import JanusPolicy
+from corl_cli.world import tiny
+from corl_cli.world.items import world_item
+from corl_cli.world.language import caption
+from corl_cli.world.vq import Report, faithful, train_vq
+from corl_cli.world.warmup import Ability, WarmUp, initialise, learn_copying, measure, seen_items, unseen_items
+
+PhaseReport = Callable[[str, int, int, str], None]  # phase, steps done, steps at most, what to tell
+
+TOKENIZER_STEPS = 1500
+TOKENIZER_IMAGES = 2048
+TOKENIZER_FLOOR = 0.9  # share of reconstructions that must still show their prompt
+COPY_STEPS = 1500
+WARM_UP_STEPS = 2500
+MEASURE_EVERY = 50
+TEST_ITEMS = 400
+TARGET = Ability(draw=0.47, oe=0.55, mc=0.48, caption=0.85)
+
+
+def build(out: Path, *, seed: int = 0, resume: bool = False, report: PhaseReport = lambda *_: None) -> dict[str, Any]:
+    """Write the tiny Janus to `out` and return what build.json says of it.
+
+    Phases are kept in `out`/.build until the end; with `resume` those that are there are not done again. UsageError
+    when `out` holds something and `resume` is not set.
+    """
+    work = out / ".build"
+    if out.exists() and any(out.iterdir()) and not (resume and work.exists()):
+        raise UsageError(f"{out} is not empty.", "Add --resume to go on with a build, or give another --out.")
+    work.mkdir(parents=True, exist_ok=True)
+    torch.manual_seed(seed)
+    processor = tiny.build_processor()
+    policy = JanusPolicy(tiny.build_model(processor), processor)
+    policy.model.requires_grad_(True)
+    record: dict[str, Any] = {"seed": seed, "phases": {}}
+    for name, phase in (("tokenizer", _tokenizer), ("copying", _copying), ("warm-up", _warm_up)):
+        saved = work / f"{name}.pt"
+        if saved.exists():
+            state = torch.load(saved, weights_only=True)
+            policy.model.load_state_dict(state["model"])
+            record["phases"][name] = state["record"]
+            report(name, 1, 1, "done before")
+            continue
+        start = time.perf_counter()
+        told = phase(policy, seed, partial(report, name))
+        record["phases"][name] = {**told, "seconds": round(time.perf_counter() - start)}
+        _keep(saved, {"model": policy.model.state_dict(), "record": record["phases"][name]})
+    record["test"] = _examine(policy, seed, report)
+    record["versions"] = {
+        "python": platform.python_version(),
+        "torch": torch.__version__,
+        "transformers": transformers.__version__,
+    }
+    tiny.save(policy.model, processor, out)
+    (out / "build.json").write_text(json.dumps(record, indent=2) + "\n")
+    shutil.rmtree(work)
+    return record
+
+
+def _tokenizer(policy: JanusPolicy, seed: int, report: Report) -> dict[str, Any]:
+    vq = policy.model.model.vqmodel
+    images = [item.triplet.image for item in seen_items(seed, TOKENIZER_IMAGES)]
+    train_vq(vq, images, seed=seed, num_steps=TOKENIZER_STEPS, report=report)
+    unseen = unseen_items(seed, 200)
+    kept = faithful(vq, [caption(item.spec) for item in unseen], [item.triplet.image for item in unseen])
+    if kept < TOKENIZER_FLOOR:
+        raise CorlError(f"Only {kept:.0%} of the images survive the tokenizer.", "Build with another --seed.")
+    return {"steps": TOKENIZER_STEPS, "faithful": kept}
+
+
+def _copying(policy: JanusPolicy, seed: int, report: Report) -> dict[str, Any]:
+    initialise(policy)
+    return {"steps": learn_copying(policy, seed=seed, max_steps=COPY_STEPS, report=report)}
+
+
+def _warm_up(policy: JanusPolicy, seed: int, report: Report) -> dict[str, Any]:
+    warm_up = WarmUp(policy, seed=seed)
+    ability = None
+    while warm_up.steps < WARM_UP_STEPS:
+        warm_up.step()
+        report(warm_up.steps, WARM_UP_STEPS, str(ability or "learning"))
+        if warm_up.steps % MEASURE_EVERY == 0:
+            ability = warm_up.measure(TARGET)
+            if warm_up.done:
+                return {"steps": warm_up.steps}
+    raise CorlError(
+        f"The warm-up stopped after {WARM_UP_STEPS} steps short of its target: {ability}.", "Build with another --seed."
+    )
+
+
+def _examine(policy: JanusPolicy, seed: int, report: PhaseReport) -> dict[str, Any]:
+    """Shares of right outputs on held-out items, sampled at temperature 1 and at a low one."""
+    items = [world_item("test", seed, index) for index in range(2 * TEST_ITEMS)]
+    readings = {}
+    for done, temperature in enumerate((1.0, 0.3)):
+        report("examination", done, 2, f"temperature {temperature:g}")
+        shares = asdict(measure(policy, items, temperature=temperature))
+        readings[f"temperature {temperature:g}"] = {name: round(share, 4) for name, share in shares.items()}
+    report("examination", 2, 2, "done")
+    return {"items": len(items), **readings}
+
+
+def _keep(path: Path, state: dict[str, Any]) -> None:
+    unfinished = path.with_suffix(".unfinished")
+    torch.save(state, unfinished)
+    unfinished.replace(path)

@@ -1,0 +1,110 @@
+from collections import Counter
+from itertools import product
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from PIL import Image
+
+from corl_cli.world.checker import check, see
+from corl_cli.world.drawing import BACKGROUND, draw
+from corl_cli.world.items import world_item
+from corl_cli.world.language import caption
+from corl_cli.world.scenes import Placed, Thing
+
+ITEMS = [world_item(split, 11, index) for split in ("train", "test") for index in range(500)]
+
+
+def test_it_agrees_with_the_truth_on_1000_scenes():
+    for item in ITEMS:
+        verdict = check(item.triplet.prompt, item.triplet.image)
+        assert verdict.correct, verdict.reason
+        assert verdict.partial == 1
+        assert tuple(Placed(seen.thing, seen.cell) for seen in verdict.found) == item.scene
+
+
+def also_true(spec, scene):
+    """Whether a prompt made for another scene is true of this one too, told from coordinates.
+
+    Exactly then: the things are the same with their numbers; a named cell is the cell; and the first of a pair lies
+    on the named side of the second.
+    """
+    if Counter(spec.things) != Counter(placed.thing for placed in scene):
+        return False
+    where = {placed.thing: ("right" in placed.cell, "bottom" in placed.cell) for placed in scene}
+    if spec.cell:
+        return scene[0].cell == spec.cell
+    if spec.relation:
+        (x, y), (other_x, other_y) = (where[thing] for thing in spec.things)
+        sides = {"left of": x < other_x, "right of": x > other_x, "above": y < other_y, "below": y > other_y}
+        return sides[spec.relation]
+    return True
+
+
+def test_it_rejects_the_prompts_of_other_scenes():
+    items = ITEMS[:150] + ITEMS[500:650]
+    images = [item.triplet.image for item in items]
+    rejected = 0
+    for described, (shown, image) in product(items, zip(items, images, strict=True)):
+        verdict = check(caption(described.spec), image)
+        expected = also_true(described.spec, shown.scene)
+        assert verdict.correct == expected, verdict.reason
+        assert (verdict.partial == 1) == expected
+        rejected += not expected
+    assert rejected > 80_000
+
+
+RED_CIRCLE, BLUE_SQUARE = Thing("red", "circle"), Thing("blue", "square")
+PAIR = (Placed(RED_CIRCLE, "top-left"), Placed(BLUE_SQUARE, "top-right"))
+
+
+@pytest.mark.parametrize(
+    ("better", "worse"),
+    [
+        ("a red circle left of a blue square", "a red circle right of a blue square"),  # place
+        ("a red circle right of a blue square", "a red cross right of a blue square"),  # shape
+        ("a red cross left of a blue square", "a green cross left of a blue square"),  # colour
+        ("a red circle, a blue square and a green cross", "a red circle"),  # number
+        ("a red circle", "two black triangles"),
+    ],
+)
+def test_partial_credit_grows_with_what_is_right(better, worse):
+    image = draw(PAIR)
+    assert check(better, image).partial > check(worse, image).partial
+
+
+def test_nothing_drawn_is_worth_nothing():
+    blank = Image.new("RGB", (32, 32), BACKGROUND)
+    assert see(blank) == ()
+    assert check("a red circle", blank).partial == 0
+
+
+@given(st.integers(0, 2**32), st.integers(0, 999))
+def test_noise_and_garbage_are_judged_without_error(seed, index):
+    pixels = np.random.default_rng(seed).integers(0, 256, (32, 32, 3), np.uint8)
+    verdict = check(ITEMS[index].triplet.prompt, Image.fromarray(pixels))
+    assert not verdict.correct
+    assert 0 <= verdict.partial < 1
+
+
+@given(st.integers(0, 2**32), st.integers(0, 999))
+def test_slight_noise_changes_no_verdict(seed, index):
+    item = ITEMS[index]
+    noise = np.random.default_rng(seed).normal(0, 4, (32, 32, 3))
+    pixels = (np.asarray(item.triplet.image) + noise).clip(0, 255).astype(np.uint8)
+    assert check(item.triplet.prompt, Image.fromarray(pixels)).correct
+
+
+def test_a_half_drawn_object_is_unclear():
+    pixels = np.array(draw((Placed(RED_CIRCLE, "top-left"),)))
+    pixels[:8] = BACKGROUND
+    verdict = check("a red circle", Image.fromarray(pixels))
+    assert not verdict.correct
+    assert 0 < verdict.partial < 1
+    assert "unclear" in verdict.reason
+
+
+def test_larger_images_are_read_too():
+    large = draw(PAIR).resize((384, 384), Image.Resampling.NEAREST)
+    assert check("a red circle left of a blue square", large).correct
