@@ -104,7 +104,7 @@ def test_answers_agree_with_the_scene():
 def test_options_hold_the_answer_once():
     for index in range(0, 200, 2):
         item = world_item("train", 2, index)
-        pairs = dict((letter, word) for word, letter in re.findall(r"([\w-]+) ([A-D])", item.question.text))
+        pairs = {letter: word for word, letter in re.findall(r"([\w-]+) ([A-D])", item.question.text)}
         assert sorted(pairs) == ["A", "B", "C", "D"]
         assert len(set(pairs.values())) == 4
         assert pairs[item.triplet.answer] == item.question.answer
