@@ -44,7 +44,7 @@ def plan(recipe: Recipe) -> dict[str, str]:
         "data": f"{recipe.data.path} ({recipe.data.split}), {len(batches.triplets):,} triplets",
         "steps": f"{steps:,} of {recipe.train.batch_size} triplets (all epochs: {len(batches):,})",
         "samples": f"{per_step:,} per task and step, {per_step * steps:,} in all per task",
-        "model": f"{recipe.model.checkpoint}, {(trained + frozen) / 1e6:,.2f} M weights, {trained / 1e6:,.2f} M of them learn",
+        "model": f"{recipe.model.checkpoint}, {trained / 1e6:,.2f} M of {(trained + frozen) / 1e6:,.2f} M weights learn",
         "memory": f"{memory / 2**30:,.2f} GiB for weights, gradients and optimiser; activations come on top",
     }
     for task in recipe.train.tasks:

@@ -1,0 +1,93 @@
+from pathlib import Path
+
+import pytest
+from datasets import Dataset, Features, Image, Value
+from PIL import Image as Pictures
+
+from corl_cli.core.errors import CorlError, UsageError
+from corl_cli.core.recipe import Data
+from corl_cli.data.triplets import load
+
+COLUMNS = {
+    "image": "real_image",
+    "question": "qa_problem",
+    "answer": "qa_solution",
+    "answer_type": "qa_type",
+    "id": "idx",
+}
+
+
+@pytest.fixture
+def parquet(tmp_path: Path) -> Path:
+    """Two rows in the columns of the published stage-1 set (paper.md: mm-vl/x2x_rft_22k)."""
+    rows = {
+        "idx": [7, 8],
+        "real_image": [Pictures.new("L", (20, 10), shade) for shade in (0, 255)],
+        "prompt": ["a dark room", "a white wall"],
+        "qa_problem": ["What is it?\nA. room\nB. wall", "What colour is it?"],
+        "qa_solution": ["<answer> A </answer>", "white"],
+        "qa_type": ["MC", "OE"],
+    }
+    kinds = {"idx": Value("int64"), "real_image": Image()} | {name: Value("string") for name in list(rows)[2:]}
+    path = tmp_path / "triplets.parquet"
+    Dataset.from_dict(rows, features=Features(kinds)).to_parquet(path)
+    return path
+
+
+def test_reads_the_published_columns(parquet: Path) -> None:
+    first, second = load(Data(path=str(parquet), columns=COLUMNS), seed=0)
+    assert (first.id, first.prompt, first.answer, first.answer_type) == ("7", "a dark room", "A", "mc")
+    assert (second.question, second.answer, second.answer_type) == ("What colour is it?", "white", "oe")
+    assert first.image.mode == "RGB"
+    assert first.image.size == (20, 10)
+
+
+def test_adds_the_instruction_of_the_type_once(parquet: Path) -> None:
+    instruction = {"mc": "think-answer-letter", "oe": "think-answer-words"}
+    data = Data.model_validate({"path": str(parquet), "columns": COLUMNS, "instruction": instruction})
+    first, second = load(data, seed=0)
+    assert first.question.startswith("What is it?\nA. room\nB. wall\nAnswer the question based on the image")
+    assert first.question.endswith("<answer>option letter</answer>")
+    assert second.question.endswith("<answer>concise answer</answer>")
+    dressed = Dataset.from_dict(
+        {name: [getattr(first, name)] for name in ("image", "prompt", "question", "answer", "answer_type")},
+        features=Features(
+            {"image": Image()} | {n: Value("string") for n in ("prompt", "question", "answer", "answer_type")}
+        ),
+    )
+    dressed.to_parquet(parquet)
+    again = load(Data.model_validate({"path": str(parquet), "instruction": instruction}), seed=0)[0]
+    assert again.question == first.question
+
+
+def test_limit_takes_the_first(parquet: Path) -> None:
+    assert [t.id for t in load(Data(path=str(parquet), columns=COLUMNS, limit=1), seed=0)] == ["7"]
+    assert len(load(Data(limit=5), seed=0)) == 5
+
+
+def test_missing_columns_are_named_with_the_remedy(parquet: Path) -> None:
+    with pytest.raises(UsageError, match=r"lacks image \(column 'image'\), question") as caught:
+        load(Data(path=str(parquet)), seed=0)
+    assert "--set data.columns.question=" in str(caught.value.hint)
+
+
+def test_data_that_cannot_be_read_is_one_line(tmp_path: Path) -> None:
+    broken = tmp_path / "broken.parquet"
+    broken.write_bytes(b"PAR1 this is not parquet")
+    for path in (broken, tmp_path / "nowhere"):
+        with pytest.raises(CorlError, match="No triplets could be read from") as caught:
+            load(Data(path=str(path)), seed=0)
+        assert "\n" not in caught.value.message
+
+
+def test_a_split_or_type_that_is_not_there_is_said(parquet: Path) -> None:
+    with pytest.raises(UsageError, match="no split 'dev'"):
+        load(Data(split="dev"), seed=0)
+    with pytest.raises(CorlError, match="answer type 'a dark room' is neither mc nor oe"):
+        load(Data(path=str(parquet), columns=COLUMNS | {"answer_type": "prompt"}), seed=0)[0]
+
+
+def test_world_seeds_give_other_triplets_and_the_same_ones_again() -> None:
+    prompts = {seed: [t.prompt for t in load(Data(limit=20), seed=seed)] for seed in (0, 1)}
+    assert prompts[0] != prompts[1]
+    assert prompts[0] == [t.prompt for t in load(Data(limit=20), seed=0)]
