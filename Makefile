@@ -33,4 +33,4 @@ $(VENV)/.installed: pyproject.toml constraints.txt | $(VENV)/bin/python
 $(VENV)/.installed-dev: pyproject.toml constraints.txt | $(VENV)/bin/python
 	@echo "Installing corl and its tools into $(VENV); the first time takes some minutes."
 	$(INSTALL) --editable ".[dev]"
-	@touch $@
+	@touch $(VENV)/.installed $@
