@@ -8,7 +8,7 @@ import typer
 from typer.core import TyperGroup
 
 from corl_cli import __version__
-from corl_cli.cli import bench, recipe, train
+from corl_cli.cli import bench, recipe, train, world
 from corl_cli.core.errors import CorlError
 
 
@@ -50,8 +50,9 @@ app = typer.Typer(
     context_settings={"help_option_names": ["-h", "--help"]},
 )
 app.add_typer(train.app, name="train")
-app.add_typer(bench.app, name="bench")
 app.add_typer(recipe.app, name="recipe")
+app.add_typer(world.app, name="world")
+app.add_typer(bench.app, name="bench")
 
 
 def _version(wanted: bool) -> None:

@@ -1,0 +1,230 @@
+"""`corl train` as a user types it: true subprocesses on the embedded world."""
+
+from __future__ import annotations
+
+import json
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from safetensors.torch import load_file
+
+SMALL = {
+    "train.batch_size": 2,
+    "sampling.group_size": 2,
+    "sampling.mm2t.max_new_tokens": 8,
+    "eval.probes.items": 4,
+    "tracking.samples_every": 4,
+    "tracking.rollouts_every": 2,
+    "checkpoint.every": 2,
+}
+
+
+def corl(*words: str | Path, cwd: Path, launch: tuple[str, ...] = ()) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        [sys.executable, "-m", *launch, "corl_cli", *map(str, words)],
+        cwd=cwd,
+        capture_output=True,
+        text=True,
+        timeout=300,
+    )
+
+
+def unified(out: str, steps: int, *words: str | Path) -> list[str | Path]:
+    settings = SMALL | {"train.max_steps": steps}
+    sets = [word for key, value in settings.items() for word in ("--set", f"{key}={value}")]
+    return ["train", "unified", "--out", out, *sets, *words]
+
+
+def metrics(run: Path) -> list[dict[str, Any]]:
+    """The lines of a run without what a clock or a memory gauge wrote."""
+    lines = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
+    return [
+        {key: value for key, value in line.items() if not key.startswith(("time/", "memory/", "seconds"))}
+        for line in lines
+        if "identity" not in line
+    ]
+
+
+def weights(run: Path) -> dict[str, torch.Tensor]:
+    newest = sorted((run / "checkpoints").glob("step-*"))[-1]
+    return load_file(newest / "model.safetensors")
+
+
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A whole run of six steps."""
+    folder = tmp_path_factory.mktemp("runs")
+    done = corl(*unified("whole", 6), cwd=folder)
+    assert done.returncode == 0, done.stderr
+    assert "drawing: checker" in done.stdout
+    assert "answering: accuracy.mc" in done.stdout
+    assert "6 steps in" in done.stderr
+    return folder / "whole"
+
+
+def test_a_run_leaves_what_it_promises(finished: Path) -> None:
+    assert {"recipe.yaml", "provenance.json", "metrics.jsonl", "curves.png"} <= {p.name for p in finished.iterdir()}
+    assert sorted(p.name for p in (finished / "checkpoints").iterdir()) == ["step-000004", "step-000006"]
+    assert {p.name for p in (finished / "samples").iterdir()} >= {"step-000000.png", "step-000006.jsonl"}
+    rows = (finished / "rollouts" / "step-000006" / "rows.jsonl").read_text().splitlines()
+    assert len(rows) == 2 * 2 * 2  # triplets x samples x tasks
+    assert json.loads(rows[0])["rewards"].keys() >= {"cycle", "cycle.pixel", "cycle.scene_graph", "matching"}
+    steps = [line["step"] for line in metrics(finished) if "lr" in line]
+    assert steps == [1, 2, 3, 4, 5, 6]
+    provenance = json.loads((finished / "provenance.json").read_text())
+    assert provenance["command"][:3] == ["corl", "train", "unified"]
+
+
+def test_resuming_a_finished_run_prints_its_table_again(finished: Path) -> None:
+    before = (finished / "metrics.jsonl").read_text()
+    again = corl(*unified("whole", 6), "--resume", "--json", cwd=finished.parent)
+    assert again.returncode == 0, again.stderr
+    assert json.loads(again.stdout)[0]["step"] == 6
+    assert (finished / "metrics.jsonl").read_text() == before
+
+
+def test_a_run_killed_at_any_moment_resumes_exactly(finished: Path) -> None:
+    folder = finished.parent
+    command = [sys.executable, "-m", "corl_cli", *map(str, unified("killed", 6))]
+    process = subprocess.Popen(command, cwd=folder, stderr=subprocess.DEVNULL)
+    _wait_for(folder / "killed", lambda line: line.get("step") == 3 and "lr" in line)
+    process.kill()
+    process.wait()
+    with (folder / "killed" / "metrics.jsonl").open("a") as file:
+        file.write('{"step": 4, "torn')  # what a kill in the middle of a write leaves
+    resumed = corl(*unified("killed", 6), "--resume", cwd=folder)
+    assert resumed.returncode == 0, resumed.stderr
+    assert metrics(folder / "killed") == metrics(finished)
+    for name, value in weights(finished).items():
+        assert torch.equal(weights(folder / "killed")[name], value), name
+
+
+@pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
+def test_a_signal_saves_and_leaves(tmp_path: Path, number: signal.Signals, code: int) -> None:
+    command = [sys.executable, "-m", "corl_cli", *map(str, unified("run", 500, "--set", "checkpoint.every=400"))]
+    process = subprocess.Popen(command, cwd=tmp_path, stderr=subprocess.PIPE, text=True)
+    _wait_for(tmp_path / "run", lambda line: line.get("step") == 1 and "lr" in line)
+    process.send_signal(number)
+    _, talk = process.communicate(timeout=120)
+    assert process.returncode == code, talk
+    assert "the state is saved" in talk
+    assert "--resume" in talk
+    steps = [line["step"] for line in metrics(tmp_path / "run") if "lr" in line]
+    assert [path.name for path in (tmp_path / "run" / "checkpoints").iterdir()] == [f"step-{steps[-1]:06d}"]
+
+
+def test_two_processes_train_as_one(finished: Path) -> None:
+    folder = finished.parent
+    launch = ("accelerate.commands.launch", "--cpu", "--num_processes=2", "--num_machines=1", "--mixed_precision=no")
+    done = corl(*unified("two", 6), cwd=folder, launch=(*launch, "--dynamo_backend=no", "-m"))
+    assert done.returncode == 0, done.stderr
+    one, two = metrics(finished), metrics(folder / "two")
+    assert [line["step"] for line in one] == [line["step"] for line in two]
+    for ours, theirs in zip(one, two, strict=True):
+        if "probe" in ours:
+            assert theirs["probe"]["items"] == ours["probe"]["items"]
+        if ours["step"] == 1 and "lr" in ours:
+            assert theirs["reward/t2i/total"] == pytest.approx(ours["reward/t2i/total"], abs=1e-4)
+            assert theirs["grad_norm"] == pytest.approx(ours["grad_norm"], rel=1e-2)
+    drift = max(float((weights(folder / "two")[name] - value).abs().max()) for name, value in weights(finished).items())
+    assert drift < 5e-3
+
+
+def test_a_weight_can_be_changed_from_the_command_line(tmp_path: Path) -> None:
+    done = corl(*unified("run", 1, "--set", "rewards.t2i.cycle.weight=2"), cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+    line = next(line for line in metrics(tmp_path / "run") if "lr" in line)
+    parts = 2 * line["reward/t2i/cycle"] + line["reward/t2i/matching"]
+    assert line["reward/t2i/total"] == pytest.approx(parts, abs=1e-4)
+
+
+def test_without_out_a_new_name_is_taken(tmp_path: Path) -> None:
+    words = [word for word in unified("x", 1) if word not in ("--out", "x")]
+    for expected in ("world-unified", "world-unified-2"):
+        assert corl(*words, cwd=tmp_path).returncode == 0
+        assert (tmp_path / "runs" / expected / "curves.png").exists()
+
+
+def test_dry_run_prints_the_plan_and_writes_nothing(tmp_path: Path) -> None:
+    done = corl(*unified("run", 3), "--dry-run", cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+    assert "3 of 2 triplets" in done.stdout
+    assert "1 x cycle + 1 x matching" in done.stdout
+    assert not list(tmp_path.iterdir())
+
+
+def _wait_for(run: Path, wanted: Any) -> None:
+    for _ in range(1200):
+        path = run / "metrics.jsonl"
+        text = path.read_text() if path.exists() else ""
+        if any(wanted(json.loads(line)) for line in text.splitlines() if line.endswith("}")):
+            return
+        time.sleep(0.1)
+    raise AssertionError("the run never got there")
+
+
+class TestBadInput:
+    """Each fault is one clear line with the remedy and the right exit code, and nothing is lost."""
+
+    def test_an_existing_folder_is_not_overwritten(self, finished: Path) -> None:
+        before = sorted((p, p.stat().st_mtime) for p in finished.rglob("*"))
+        done = corl(*unified("whole", 6), cwd=finished.parent)
+        assert done.returncode == 2
+        assert "exists and is not empty" in done.stderr
+        assert "--resume" in done.stderr
+        assert sorted((p, p.stat().st_mtime) for p in finished.rglob("*")) == before
+
+    def test_resuming_with_another_recipe_says_what_differs(self, finished: Path) -> None:
+        done = corl(*unified("whole", 6, "--set", "optim.lr=0.5"), "--resume", cwd=finished.parent)
+        assert done.returncode == 2
+        assert "optim.lr" in done.stderr
+
+    def test_a_damaged_checkpoint(self, finished: Path, tmp_path: Path) -> None:
+        shutil.copytree(finished, tmp_path / "run")
+        newest = tmp_path / "run" / "checkpoints" / "step-000006"
+        shutil.rmtree(newest)
+        (tmp_path / "run" / "checkpoints" / "step-000004" / "optimizer.pt").write_bytes(b"junk")
+        done = corl(*unified("run", 6), "--resume", cwd=tmp_path)
+        assert done.returncode == 1
+        assert "is damaged" in done.stderr
+
+    @pytest.mark.parametrize(
+        ("setting", "code", "words"),
+        [
+            ("sampling.group_size=1", 2, "sampling.group_size"),
+            ("model.checkpoint=nowhere/at-all", 1, "No Janus checkpoint could be read from nowhere/at-all"),
+            ("data.path=nowhere.parquet", 1, "No triplets could be read from nowhere.parquet"),
+            ("rewards.t2i.cycle.text=spice", 2, "rewards.t2i.cycle.text"),
+            ("rewards.t2i.cycle.name=cycl", 2, "Did you mean 'cycle'?"),
+            ("train.batch_size=9999", 2, "fewer than one batch"),
+            ("sampling.mm2t.max_new_tokens=4000", 1, "exceed the model's context"),
+        ],
+    )
+    def test_settings_that_cannot_be(self, tmp_path: Path, setting: str, code: int, words: str) -> None:
+        done = corl(*unified("run", 2, "--set", setting), cwd=tmp_path)
+        assert done.returncode == code, done.stderr
+        assert words in done.stderr
+        assert "Traceback" not in done.stderr
+        assert "hint:" in done.stderr
+
+    def test_a_reward_that_is_not_a_number(self, tmp_path: Path) -> None:
+        (tmp_path / "mine.py").write_text(
+            "import torch\nfrom corl_cli.rewards.base import Reward, Scores\n\n\n"
+            "class Late(Reward):\n    task = 't2i'\n    calls = 0\n\n"
+            "    def score(self, rollout, policy):\n        self.calls += 1\n"
+            "        return Scores(values=torch.full([len(rollout)], float('nan') if self.calls > 3 else 1.0))\n"
+        )
+        recipe = tmp_path / "mine.yaml"
+        recipe.write_text("base: world/unified\nname: mine\nrewards: {t2i: [{name: 'mine:Late'}]}\n")
+        done = corl(*unified("run", 6, "--recipe", recipe), cwd=tmp_path)
+        assert done.returncode == 1
+        assert "Reward 'mine:Late' gave nan for sample 0" in done.stderr
+        assert "missing=mask" in done.stderr
+        assert [p.name for p in (tmp_path / "run" / "checkpoints").iterdir()] == ["step-000002"]
