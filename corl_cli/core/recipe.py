@@ -22,13 +22,12 @@ class Section(BaseModel):
 
 
 class Model(Section):
-    """Which weights to start from, in which precision, and which parts learn."""
+    """Which weights to start from, and in which precision. The language model learns, the rest is frozen."""
 
     family: str = Field("janus", description="the policy class that reads the checkpoint")
     checkpoint: str = Field("world", description="'world' (the shipped tiny Janus), a hub id, a folder, or a corl run")
     dtype: Literal["float32", "bfloat16"] = Field("float32", description="compute precision; masters are float32")
     attention: Literal["sdpa", "flash_attention_2"] = "sdpa"
-    train: list[Literal["language_model"]] = Field(["language_model"], description="parts that learn")
     gradient_checkpointing: bool = Field(False, description="recompute activations in backward: less memory, more time")
 
 
@@ -146,7 +145,7 @@ class Train(Section):
     epochs: Positive = Field(1, description="passes over the data")
     max_steps: Positive | None = Field(None, description="stop after this many optimiser steps")
     batch_size: Positive = Field(16, description="triplets per optimiser step over all processes")
-    micro_batch_size: Positive | None = Field(None, description="rows per backward pass; null is all at once")
+    micro_batch_size: Positive | None = Field(None, description="triplets per backward pass; null is all at once")
 
     @field_validator("tasks")
     @classmethod

@@ -57,5 +57,9 @@ class UnifiedPolicy(nn.Module, ABC):
         """
 
     @abstractmethod
+    def checkpoint_layers(self) -> None:
+        """Compute the activations of learning layers again in the backward pass, in training mode only."""
+
+    @abstractmethod
     def trainable(self) -> list[nn.Parameter]:
         """The parameters that learn."""

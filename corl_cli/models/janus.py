@@ -94,6 +94,10 @@ class JanusPolicy(UnifiedPolicy):
         """See UnifiedPolicy.trainable."""
         return [parameter for parameter in self.parameters() if parameter.requires_grad]
 
+    def checkpoint_layers(self) -> None:
+        """See UnifiedPolicy.checkpoint_layers."""
+        self.model.model.language_model.gradient_checkpointing_enable({"use_reentrant": False})
+
     @property
     def device(self) -> torch.device:
         """Where the weights are."""

@@ -66,6 +66,8 @@ def train(recipe: Recipe, run: RunDir, display: Display) -> None:
     num_steps = _num_steps(recipe, batches)
     saved = checkpoint.complete(run.checkpoints)
     policy = build.build_policy(recipe.model, saved[-1] if saved else None).to(accelerator.device)
+    if recipe.model.gradient_checkpointing:
+        policy.checkpoint_layers()
     reference = _reference(recipe, accelerator.device) if build.needs_reference(recipe) else None
     optimizer = torch.optim.AdamW(
         policy.trainable(), lr=recipe.optim.lr, betas=recipe.optim.betas, weight_decay=recipe.optim.weight_decay

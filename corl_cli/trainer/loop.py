@@ -44,7 +44,7 @@ class Trainer:
 
     def __post_init__(self) -> None:
         self.samplings = {task: self.recipe.sampling.of(task) for task in self.recipe.train.tasks}
-        self.model = self.accelerator.prepare(self.policy)  # the policy as DDP sees it; self.policy stays bare
+        self.model = self.accelerator.prepare(self.policy).eval()  # the policy as DDP sees it; self.policy stays bare
         self.seconds: Metrics = {}
 
     def fit(self, start: int = 0) -> None:
@@ -100,6 +100,7 @@ class Trainer:
         pieces = [(task, piece) for task in sorted(batch, reverse=True) for piece in self.micro_batches(batch[task])]
         counted = {task: self.total(experience.rows.sum()) for task, experience in batch.items()}
         metrics: Metrics = {}
+        self.model.train()  # only here: checkpointed layers corrupt what is sampled or scored with a cache
         for index, (task, piece) in enumerate(pieces):
             last = index == len(pieces) - 1
             with nullcontext() if last else self.accelerator.no_sync(self.model):
@@ -110,6 +111,7 @@ class Trainer:
                 self.accelerator.backward(loss * scale)
             for name, value in sums.items():
                 metrics[f"{name}/{task}"] = metrics.get(f"{name}/{task}", 0.0) + float(value)
+        self.model.eval()
         return {name: self.total(value) / max(1.0, counted[_task(name)]) for name, value in metrics.items()}
 
     def loss(self, piece: Experience) -> tuple[Tensor, dict[str, Tensor]]:

@@ -7,7 +7,7 @@ import platform
 import shutil
 import time
 from collections.abc import Callable
-from dataclasses import asdict
+from dataclasses import asdict, dataclass
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -25,28 +25,41 @@ from corl_cli.world.warmup import Ability, WarmUp, initialise, learn_copying, me
 
 PhaseReport = Callable[[str, int, int, str], None]  # phase, steps done, steps at most, what to tell
 
-TOKENIZER_STEPS = 1500
-TOKENIZER_IMAGES = 2048
-TOKENIZER_FLOOR = 0.9  # share of reconstructions that must still show their prompt
-COPY_STEPS = 1500
-WARM_UP_STEPS = 2500
-MEASURE_EVERY = 50
-TEST_ITEMS = 400
-TARGET = Ability(draw=0.47, oe=0.55, mc=0.48, caption=0.85)
+
+TARGET = Ability(draw=0.47, oe=0.55, mc=0.48, caption=0.85)  # imperfect on purpose, so that GRPO has work
 
 
-def build(out: Path, *, seed: int = 0, resume: bool = False, report: PhaseReport = lambda *_: None) -> dict[str, Any]:
+@dataclass(frozen=True, kw_only=True)
+class Plan:
+    """How much each phase gets, and when the warm-up is good enough."""
+
+    tokenizer_images: int = 2048
+    tokenizer_steps: int = 1500
+    tokenizer_floor: float = 0.9  # share of reconstructions that must still show their prompt
+    copy_steps: int = 1500
+    pool_size: int = 6000
+    warm_up_steps: int = 2500
+    measure_every: int = 50
+    probe_items: int = 400
+    target: Ability = TARGET
+    test_items: int = 800
+
+
+def build(
+    out: Path, *, seed: int = 0, resume: bool = False, report: PhaseReport = lambda *_: None, plan: Plan | None = None
+) -> dict[str, Any]:
     """Write the tiny Janus to `out` and return what build.json says of it.
 
     Phases are kept in `out`/.build until the end; with `resume` those that are there are not done again. UsageError
     when `out` holds something and `resume` is not set.
     """
+    plan = plan or Plan()
     work = out / ".build"
     if out.exists() and any(out.iterdir()) and not (resume and work.exists()):
         raise UsageError(f"{out} is not empty.", "Add --resume to go on with a build, or give another --out.")
     work.mkdir(parents=True, exist_ok=True)
-    torch.manual_seed(seed)
     processor = tiny.build_processor()
+    torch.manual_seed(seed)
     policy = JanusPolicy(tiny.build_model(processor), processor)
     policy.model.requires_grad_(True)
     record: dict[str, Any] = {"seed": seed, "phases": {}}
@@ -54,15 +67,18 @@ def build(out: Path, *, seed: int = 0, resume: bool = False, report: PhaseReport
         saved = work / f"{name}.pt"
         if saved.exists():
             state = torch.load(saved, weights_only=True)
+            if state["seed"] != seed:
+                raise UsageError(f"{out} was begun with seed {state['seed']}.", f"Add --seed {state['seed']}.")
             policy.model.load_state_dict(state["model"])
             record["phases"][name] = state["record"]
             report(name, 1, 1, "done before")
             continue
         start = time.perf_counter()
-        told = phase(policy, seed, partial(report, name))
+        torch.manual_seed(seed)  # a resumed build draws the same numbers
+        told = phase(policy, seed, plan, partial(report, name))
         record["phases"][name] = {**told, "seconds": round(time.perf_counter() - start)}
-        _keep(saved, {"model": policy.model.state_dict(), "record": record["phases"][name]})
-    record["test"] = _examine(policy, seed, report)
+        _keep(saved, {"seed": seed, "model": policy.model.state_dict(), "record": record["phases"][name]})
+    record["test"] = _examine(policy, seed, plan, report)
     record["versions"] = {
         "python": platform.python_version(),
         "torch": torch.__version__,
@@ -74,40 +90,41 @@ def build(out: Path, *, seed: int = 0, resume: bool = False, report: PhaseReport
     return record
 
 
-def _tokenizer(policy: JanusPolicy, seed: int, report: Report) -> dict[str, Any]:
+def _tokenizer(policy: JanusPolicy, seed: int, plan: Plan, report: Report) -> dict[str, Any]:
     vq = policy.model.model.vqmodel
-    images = [item.triplet.image for item in seen_items(seed, TOKENIZER_IMAGES)]
-    train_vq(vq, images, seed=seed, num_steps=TOKENIZER_STEPS, report=report)
+    images = [item.triplet.image for item in seen_items(seed, plan.tokenizer_images)]
+    train_vq(vq, images, seed=seed, num_steps=plan.tokenizer_steps, report=report)
     unseen = unseen_items(seed, 200)
     kept = faithful(vq, [caption(item.spec) for item in unseen], [item.triplet.image for item in unseen])
-    if kept < TOKENIZER_FLOOR:
+    if kept < plan.tokenizer_floor:
         raise CorlError(f"Only {kept:.0%} of the images survive the tokenizer.", "Build with another --seed.")
-    return {"steps": TOKENIZER_STEPS, "faithful": kept}
+    return {"steps": plan.tokenizer_steps, "faithful": kept}
 
 
-def _copying(policy: JanusPolicy, seed: int, report: Report) -> dict[str, Any]:
+def _copying(policy: JanusPolicy, seed: int, plan: Plan, report: Report) -> dict[str, Any]:
     initialise(policy)
-    return {"steps": learn_copying(policy, seed=seed, max_steps=COPY_STEPS, report=report)}
+    return {"steps": learn_copying(policy, seed=seed, max_steps=plan.copy_steps, report=report)}
 
 
-def _warm_up(policy: JanusPolicy, seed: int, report: Report) -> dict[str, Any]:
-    warm_up = WarmUp(policy, seed=seed)
+def _warm_up(policy: JanusPolicy, seed: int, plan: Plan, report: Report) -> dict[str, Any]:
+    warm_up = WarmUp(policy, seed=seed, pool_size=plan.pool_size, probe_items=plan.probe_items)
     ability = None
-    while warm_up.steps < WARM_UP_STEPS:
+    while warm_up.steps < plan.warm_up_steps:
         warm_up.step()
-        report(warm_up.steps, WARM_UP_STEPS, str(ability or "learning"))
-        if warm_up.steps % MEASURE_EVERY == 0:
-            ability = warm_up.measure(TARGET)
+        report(warm_up.steps, plan.warm_up_steps, str(ability or "learning"))
+        if warm_up.steps % plan.measure_every == 0:
+            ability = warm_up.measure(plan.target)
             if warm_up.done:
                 return {"steps": warm_up.steps}
     raise CorlError(
-        f"The warm-up stopped after {WARM_UP_STEPS} steps short of its target: {ability}.", "Build with another --seed."
+        f"The warm-up stopped after {plan.warm_up_steps} steps short of its target: {ability}.",
+        "Build with another --seed.",
     )
 
 
-def _examine(policy: JanusPolicy, seed: int, report: PhaseReport) -> dict[str, Any]:
+def _examine(policy: JanusPolicy, seed: int, plan: Plan, report: PhaseReport) -> dict[str, Any]:
     """Shares of right outputs on held-out items, sampled at temperature 1 and at a low one."""
-    items = [world_item("test", seed, index) for index in range(2 * TEST_ITEMS)]
+    items = [world_item("test", seed, index) for index in range(plan.test_items)]
     readings = {}
     for done, temperature in enumerate((1.0, 0.3)):
         report("examination", done, 2, f"temperature {temperature:g}")

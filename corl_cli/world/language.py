@@ -125,7 +125,7 @@ class Question:
 
     topic: Literal["count", "where", "colour", "shape"]
     words: str
-    key: str  # what the conclusion repeats before the answer, so that the answer is one look-up away
+    key: str  # what the conclusion repeats before the answer, so that a small model can look the answer up
     answer: str
     options: tuple[str, ...] = ()
 
@@ -142,9 +142,13 @@ class Question:
 
 
 def ask(scene: Scene, rng: random.Random, multiple_choice: bool) -> Question:
-    """A random question with one right answer; colour and shape are asked only of things they single out."""
+    """A random question with one right answer; colour and shape are asked only of things that the question singles out.
+
+    Counting is asked half as often as the rest, because it is all that can be asked of several of a kind.
+    """
     questions = _questions(scene)
-    topic = rng.choice(sorted({question.topic for question in questions}))
+    topics = sorted({question.topic for question in questions})
+    topic = rng.choices(topics, [1 if topic == "count" else 2 for topic in topics])[0]
     question = rng.choice([question for question in questions if question.topic == topic])
     if not multiple_choice:
         return question
@@ -164,7 +168,7 @@ def _questions(scene: Scene) -> list[Question]:
         if sum(thing.shape == shape for thing in things) == 1:
             questions.append(Question("colour", f"what colour is the {shape}?", shape, colour))
         if sum(thing.colour == colour for thing in things) == 1:
-            questions.append(Question("shape", f"what shape is the {colour} object?", colour, shape))
+            questions.append(Question("shape", f"what shape is the {colour} object?", "", shape))
     return questions
 
 

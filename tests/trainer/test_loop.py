@@ -139,6 +139,15 @@ def test_micro_batches_add_up_to_the_whole_batch(policy: JanusPolicy, tmp_path: 
     assert torch.allclose(found, expected, atol=1e-5)
 
 
+def test_checkpointed_layers_give_the_same_gradient_and_samples(policy: JanusPolicy, tmp_path: Path) -> None:
+    plain, saving = (make_trainer(policy, tmp_path, make_recipe()) for _ in range(2))
+    saving.policy.checkpoint_layers()
+    batch = _batch(plain)
+    assert torch.allclose(_gradient(saving, batch), _gradient(plain, batch), atol=1e-6)
+    again = _batch(saving)
+    assert torch.equal(again["mm2t"].rollout.completion_ids, batch["mm2t"].rollout.completion_ids)
+
+
 def test_lambda_weighs_the_text_loss_under_per_task_credit(policy: JanusPolicy, tmp_path: Path) -> None:
     trainers = {
         weight: make_trainer(policy, tmp_path, make_recipe(algo={"credit": "per_task", "mm2t_weight": weight}))
