@@ -95,14 +95,15 @@ class Rollout:
 class RewardResult:
     """What one rubric says of one rollout; `total` [N] is the weighted sum and NaN where `valid` [N] is False.
 
-    `parts` {name: [N]} are raw and unweighted; a part of a part is named `reward.part`. `notes` {name: [N strings]}
-    explain scores to a human.
+    `parts` {name: [N]} are raw and unweighted; a part of a part is named `reward.part`; `weights` are those that the
+    total gives to each reward. `notes` {name: [N strings]} explain scores to a human.
     """
 
     task: Task
     total: Tensor
     parts: dict[str, Tensor]
     valid: Tensor
+    weights: dict[str, float] = field(default_factory=dict)
     notes: dict[str, list[str]] = field(default_factory=dict)
 
 

@@ -71,6 +71,7 @@ class Rubric:
         total = torch.zeros(len(rollout))
         valid = torch.ones(len(rollout), dtype=torch.bool)
         parts: dict[str, Tensor] = {}
+        weights = {criterion.name: criterion.weight for criterion in self.criteria}
         notes: dict[str, list[str]] = {}
         for criterion in self.criteria:
             scores = criterion.reward.score(rollout, policy)
@@ -85,7 +86,7 @@ class Rubric:
             if scores.notes:
                 notes[criterion.name] = list(scores.notes)
         total = total.masked_fill(~valid, torch.nan)
-        return RewardResult(task=self.task, total=total, parts=parts, valid=valid, notes=notes)
+        return RewardResult(task=self.task, total=total, parts=parts, valid=valid, weights=weights, notes=notes)
 
 
 def _missing(name: str, rollout: Rollout, values: Tensor, finite: Tensor) -> CorlError:

@@ -162,6 +162,7 @@ class Trainer:
             metrics[f"masked/{task}"] = float((~experience.rows).float().mean())
             metrics[f"zero_variance/{task}"] = objective.zero_variance_share(experience.advantages, size)
             metrics[f"length/{task}"] = float(lengths.mean())
+        metrics |= {f"share/{name}": share for name, share in shares(batch, self.recipe).items()}
         return {name: self.total(value) / self.accelerator.num_processes for name, value in metrics.items()}
 
     @property
@@ -180,6 +181,23 @@ class Trainer:
         begun = time.perf_counter()
         yield
         self.seconds[phase] = time.perf_counter() - begun
+
+
+def shares(batch: Mapping[Task, Experience], recipe: Recipe) -> dict[str, float]:
+    """The share of each reward, as task/name, in the variance of the advantages that it feeds."""
+    lambdas = {"t2i": 1.0, "mm2t": recipe.algo.mm2t_weight}
+    terms = {
+        task: {
+            f"{task}/{name}": lambdas[task] * weight * experience.rewards.parts[name]
+            for name, weight in experience.rewards.weights.items()
+        }
+        for task, experience in batch.items()
+    }
+    rows = {task: experience.rows for task, experience in batch.items()}
+    if recipe.algo.credit == "joint" and len(batch) == 2:
+        return objective.variance_shares(terms["t2i"] | terms["mm2t"], rows["t2i"], recipe.sampling.group_size)
+    each = (objective.variance_shares(terms[task], rows[task], recipe.sampling.group_size) for task in batch)
+    return {name: share for found in each for name, share in found.items()}
 
 
 def credit(rewards: Mapping[Task, RewardResult], algo: Algo, group_size: int) -> dict[Task, tuple[Tensor, Tensor]]:

@@ -62,6 +62,18 @@ def sequence_mean(values: Tensor, mask: Tensor, rows: Tensor) -> Tensor:
     return (means * rows).sum()
 
 
+def variance_shares(terms: dict[str, Tensor], rows: Tensor, group_size: int) -> dict[str, float]:
+    """How much of the within-group variance of a sum of rewards each term [N] brings; the shares add up to 1.
+
+    The share of x in s is cov(x, s) / var(s): the term that an advantage mostly follows is the one that is learnt. All
+    are NaN when the sum does not vary.
+    """
+    centred = {name: group_advantages(term, rows, group_size, scale=False).double() for name, term in terms.items()}
+    total = torch.stack([*centred.values()]).sum(0)
+    variance = total.square().sum()
+    return {name: float((term * total).sum() / variance) for name, term in centred.items()}
+
+
 def zero_variance_share(advantages: Tensor, group_size: int) -> float:
     """Share of groups in which no row has an advantage: such groups teach nothing."""
     return float((advantages.view(-1, group_size).abs().amax(1) < 1e-6).float().mean())

@@ -143,9 +143,19 @@ def test_checkpointed_layers_give_the_same_gradient_and_samples(policy: JanusPol
     plain, saving = (make_trainer(policy, tmp_path, make_recipe()) for _ in range(2))
     saving.policy.checkpoint_layers()
     batch = _batch(plain)
+    once, twice = _layer_runs(plain), _layer_runs(saving)
     assert torch.allclose(_gradient(saving, batch), _gradient(plain, batch), atol=1e-6)
+    assert (len(once), len(twice)) == (2, 4), "once a task, and once more in the backward pass"
     again = _batch(saving)
     assert torch.equal(again["mm2t"].rollout.completion_ids, batch["mm2t"].rollout.completion_ids)
+
+
+def _layer_runs(trainer: Trainer) -> list[None]:
+    """A list that grows by one each time the first layer's norm runs."""
+    runs: list[None] = []
+    layer = trainer.policy.model.model.language_model.layers[0]  # type: ignore[attr-defined]
+    layer.input_layernorm.register_forward_hook(lambda *_: runs.append(None))
+    return runs
 
 
 def test_lambda_weighs_the_text_loss_under_per_task_credit(policy: JanusPolicy, tmp_path: Path) -> None:

@@ -16,6 +16,7 @@ from corl_cli.trainer.objective import (
     kl_divergence,
     policy_loss,
     sequence_mean,
+    variance_shares,
     zero_variance_share,
 )
 
@@ -110,6 +111,14 @@ def test_an_empty_row_adds_nothing() -> None:
 
 def test_zero_variance_share() -> None:
     assert zero_variance_share(torch.tensor([0.0, 0.0, -1.0, 1.0]), 2) == 0.5
+
+
+def test_variance_shares_by_hand() -> None:
+    # s = x + y = [3, -3]: cov(x, s) = 3, cov(y, s) = 6, var(s) = 9 (each times two rows)
+    terms = {"x": torch.tensor([1.0, -1.0]), "y": torch.tensor([2.0, -2.0])}
+    assert variance_shares(terms, ALL[:2], 2) == pytest.approx({"x": 1 / 3, "y": 2 / 3})
+    against = {"x": torch.tensor([1.0, -1.0]), "y": torch.tensor([3.0, -3.0]), "z": torch.tensor([-2.0, 2.0])}
+    assert variance_shares(against, ALL[:2], 2) == pytest.approx({"x": 0.5, "y": 1.5, "z": -1.0})
 
 
 def _result(task: str, total: list[float]) -> RewardResult:
