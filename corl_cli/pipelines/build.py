@@ -52,6 +52,9 @@ def policy_class(family: str) -> type[UnifiedPolicy]:
     """The class of a model family; UsageError for one that corl does not know."""
     if family not in MODELS:
         raise UsageError(f"model.family: there is no model family '{family}'.", f"Choose one of {', '.join(MODELS)}.")
+    from corl_cli.models import torchvision_guard
+
+    torchvision_guard.check()  # before transformers' image classes are imported
     module, _, name = MODELS[family].partition(":")
     cls: type[UnifiedPolicy] = getattr(import_module(module), name)
     return cls
@@ -77,9 +80,6 @@ def build_policy(model: Model, checkpoint: str | Path | None = None) -> UnifiedP
     """The policy that a recipe names, or the one saved at `checkpoint`."""
     from transformers.utils import logging
 
-    from corl_cli.models import torchvision_guard
-
-    torchvision_guard.check()
     logging.disable_progress_bar()
     path = checkpoint or locate(model.checkpoint)
     return policy_class(model.family).load(path, dtype=model.dtype, attention=model.attention)

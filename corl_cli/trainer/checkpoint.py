@@ -2,6 +2,8 @@
 
 import json
 import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
@@ -27,15 +29,35 @@ def save(folder: Path, policy: UnifiedPolicy, optimizer: Optimizer, state: State
     path = folder / f"step-{state.step:06d}"
     partial = folder / f".{path.name}.partial"
     shutil.rmtree(partial, ignore_errors=True)
-    partial.mkdir(parents=True)
-    policy.save(partial)
-    torch.save(optimizer.state_dict(), partial / "optimizer.pt")
-    (partial / STATE).write_text(json.dumps(asdict(state), indent=2) + "\n", encoding="utf-8")
-    shutil.rmtree(path, ignore_errors=True)
-    partial.rename(path)
+    with _space(partial):
+        partial.mkdir(parents=True)
+        policy.save(partial)
+        torch.save(optimizer.state_dict(), partial / "optimizer.pt")
+        (partial / STATE).write_text(json.dumps(asdict(state), indent=2) + "\n", encoding="utf-8")
+        shutil.rmtree(path, ignore_errors=True)
+        partial.rename(path)
     for old in complete(folder)[:-keep]:
         shutil.rmtree(old)
     return path
+
+
+@contextmanager
+def _space(partial: Path) -> Iterator[None]:
+    """A failed write leaves nothing behind, and is a CorlError when the disk is full.
+
+    torch and safetensors raise errors of their own there, which do not always say why: the disk is asked.
+    """
+    try:
+        yield
+    except Exception as error:
+        free = shutil.disk_usage(partial.parent).free
+        shutil.rmtree(partial, ignore_errors=True)
+        if free >= 1 << 20:
+            raise
+        raise CorlError(
+            f"No space left on the disk for a checkpoint in {partial.parent}.",
+            "Free some space, then go on with --resume: the checkpoint before is whole.",
+        ) from error
 
 
 def complete(folder: Path) -> list[Path]:
