@@ -39,12 +39,13 @@ def plan(recipe: Recipe) -> dict[str, str]:
     # float32 masters, gradients and two moments, and the sampler's copy; the reference doubles the compute copy
     memory = trained * (16 + width) + frozen * width
     memory += (trained * 4 + frozen * width) if build.needs_reference(recipe) else 0
+    sizes = f"{trained / 1e6:,.2f} M of {(trained + frozen) / 1e6:,.2f} M weights learn"
     rows = {
         "recipe": recipe.name,
         "data": f"{recipe.data.path} ({recipe.data.split}), {len(batches.triplets):,} triplets",
         "steps": f"{steps:,} of {recipe.train.batch_size} triplets (all epochs: {len(batches):,})",
         "samples": f"{per_step:,} per task and step, {per_step * steps:,} in all per task",
-        "model": f"{recipe.model.checkpoint}, {trained / 1e6:,.2f} M of {(trained + frozen) / 1e6:,.2f} M weights learn",
+        "model": f"{recipe.model.checkpoint}, {sizes}",
         "memory": f"{memory / 2**30:,.2f} GiB for weights, gradients and optimiser; activations come on top",
     }
     for task in recipe.train.tasks:

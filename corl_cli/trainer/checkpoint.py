@@ -45,14 +45,14 @@ def save(folder: Path, policy: UnifiedPolicy, optimizer: Optimizer, state: State
 def _space(partial: Path) -> Iterator[None]:
     """A failed write leaves nothing behind, and is a CorlError when the disk is full.
 
-    torch and safetensors raise errors of their own there, which do not always say why: the disk is asked.
+    torch and safetensors raise errors of their own there; torch's do not say why, so the disk is asked.
     """
     try:
         yield
     except Exception as error:
-        free = shutil.disk_usage(partial.parent).free
+        full = "No space left" in str(error) or shutil.disk_usage(partial.parent).free < 1 << 20
         shutil.rmtree(partial, ignore_errors=True)
-        if free >= 1 << 20:
+        if not full:
             raise
         raise CorlError(
             f"No space left on the disk for a checkpoint in {partial.parent}.",

@@ -31,7 +31,7 @@ COPY_ROWS = 96
 COPY_LEARNING_RATE = 1e-3
 COPY_TARGET = 0.95  # share of words copied rightly
 
-ROWS = {"t2i": 48, "mm2t": 32, "caption": 12, "copy": 24}
+ROWS = {"t2i": 48, "mm2t": 24, "caption": 12, "copy": 12, "look-up": 24}
 LEARNING_RATE = 1.5e-3
 DECAY_STEPS = 1200  # until the learning rate is at its tenth
 RESTING_WEIGHT = 0.25  # of a task that is good enough; left out, it would be forgotten within 50 steps
@@ -126,8 +126,10 @@ class WarmUp:
             "mm2t": self._text_loss("mm2t"),
             "caption": 0.5 * self._text_loss("caption"),
             "copy": 0.5 * _copying(self.policy, _repeats(self.words, ROWS["copy"], self.rng, self.generator))[0],
+            "look-up": 0.5 * self._look_up_loss(),
         }
-        loss = sum((RESTING_WEIGHT if task in self.resting else 1) * loss for task, loss in losses.items())
+        weights = [RESTING_WEIGHT if task in self.resting else 1.0 for task in losses]
+        loss = torch.stack(list(losses.values())) @ torch.tensor(weights)
         _descend(self.optimiser, self.weights, loss)
         self.steps += 1
         return float(loss.detach())
@@ -147,6 +149,24 @@ class WarmUp:
         concludes = (rows.completion_ids == self.conclusion).cumsum(1) - (rows.completion_ids == self.conclusion).long()
         weight = rows.completion_mask * (1 + (CONCLUSION_WEIGHT - 1) * (concludes > 0))
         return -(self.policy(rows) * weight).sum() / weight.sum()
+
+    def _look_up_loss(self) -> Tensor:
+        """Options, some of their words in another order, then "is" and a word of the options, whose letter follows."""
+        rows, length = ROWS["look-up"], self.rng.randint(3, 9)
+        words = self.words[: -len(LETTERS)]
+        order = torch.rand(rows, len(words), generator=self.generator).argsort(1)[:, :8]
+        drawn = words[order]  # [rows, 8]: four options and four other words
+        options = torch.stack([drawn[:, :4], self.words[-len(LETTERS) :].expand(rows, 4)], -1).flatten(1)
+        between = drawn.gather(1, torch.randint(8, (rows, length), generator=self.generator))
+        asked = torch.rand(rows, 4, generator=self.generator).argsort(1)[:, :2]
+        ends = []
+        for number in asked.unbind(1):
+            pair = options.view(rows, 4, 2)[torch.arange(rows), number]
+            ends += [torch.full((rows, 1), self.conclusion), pair]
+        ids = torch.cat([options, between, *ends], 1)
+        hidden = self.policy.model.model.language_model(input_ids=ids, use_cache=False).last_hidden_state
+        logits = self.policy.model.lm_head(hidden[:, [-5, -2]])
+        return F.cross_entropy(logits.flatten(0, 1), ids[:, [-4, -1]].flatten())
 
 
 def seen_items(seed: int, number: int) -> list[Item]:

@@ -42,3 +42,15 @@ def test_a_damaged_state_is_one_clear_error(policy: JanusPolicy, tmp_path) -> No
     with pytest.raises(CorlError, match="is damaged") as caught:
         checkpoint.load_state(path, _optimizer(policy))
     assert "rm -r" in str(caught.value.hint)
+
+
+def test_a_full_disk_is_said_and_leaves_the_checkpoint_before(policy: JanusPolicy, tmp_path, monkeypatch) -> None:
+    kept = checkpoint.save(tmp_path, policy, _optimizer(policy), State(step=1), keep=2)
+
+    def full(self: object, path: object) -> None:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(JanusPolicy, "save", full)
+    with pytest.raises(CorlError, match="No space left on the disk"):
+        checkpoint.save(tmp_path, policy, _optimizer(policy), State(step=2), keep=2)
+    assert [path.name for path in tmp_path.iterdir()] == [kept.name]
