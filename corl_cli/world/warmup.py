@@ -25,6 +25,7 @@ from corl_cli.world.checker import check
 from corl_cli.world.items import Item, world_item
 from corl_cli.world.language import CELLS, COLOURS, LETTERS, NUMBERS, SHAPES
 from corl_cli.world.scenes import Split, percentile
+from corl_cli.world.tiny import ASSISTANT, BOS, USER
 from corl_cli.world.vq import Report
 
 COPY_ROWS = 96
@@ -36,6 +37,7 @@ LEARNING_RATE = 1.5e-3
 DECAY_STEPS = 1200  # until the learning rate is at its tenth
 RESTING_WEIGHT = 0.25  # of a task that is good enough; left out, it would be forgotten within 50 steps
 CONCLUSION_WEIGHT = 5.0  # of what follows "is" in a solution: few tokens, and they decide
+LETTER_WEIGHT = 20.0  # of option letters, the last thing that is learnt
 CAPTION_DROPOUT = 0.1  # prompts emptied for classifier-free guidance
 UNSEEN_PERCENTILE = 25  # scenes below are not trained on: 15 % are the test split, the rest decides when to stop
 
@@ -107,7 +109,7 @@ class WarmUp:
         self.steps = 0
 
     def measure(self, target: Ability) -> Ability:
-        """What the policy can do on unseen items; tasks that have reached the target count less until they fall behind."""
+        """What the policy can do on unseen items; tasks that reach the target count less until they fall behind."""
         ability = measure(self.policy, self.probes)
         self.resting = ability.reached(target)
         return ability
@@ -148,25 +150,25 @@ class WarmUp:
         rows = self._rows(name)
         concludes = (rows.completion_ids == self.conclusion).cumsum(1) - (rows.completion_ids == self.conclusion).long()
         weight = rows.completion_mask * (1 + (CONCLUSION_WEIGHT - 1) * (concludes > 0))
+        weight = weight.where(~torch.isin(rows.completion_ids, self.words[-len(LETTERS) :]), LETTER_WEIGHT)
         return -(self.policy(rows) * weight).sum() / weight.sum()
 
     def _look_up_loss(self) -> Tensor:
-        """Options, some of their words in another order, then "is" and a word of the options, whose letter follows."""
-        rows, length = ROWS["look-up"], self.rng.randint(3, 9)
-        words = self.words[: -len(LETTERS)]
+        """Letters of options, asked without an image: options, words in a random order, "is", a word, its letter."""
+        rows, length = ROWS["look-up"], self.rng.randint(4, 14)
+        words, letters = self.words[: -len(LETTERS)], self.words[-len(LETTERS) :]
         order = torch.rand(rows, len(words), generator=self.generator).argsort(1)[:, :8]
         drawn = words[order]  # [rows, 8]: four options and four other words
-        options = torch.stack([drawn[:, :4], self.words[-len(LETTERS) :].expand(rows, 4)], -1).flatten(1)
+        options = torch.stack([drawn[:, :4], letters.expand(rows, 4)], -1)  # [rows, 4, 2]
         between = drawn.gather(1, torch.randint(8, (rows, length), generator=self.generator))
-        asked = torch.rand(rows, 4, generator=self.generator).argsort(1)[:, :2]
-        ends = []
-        for number in asked.unbind(1):
-            pair = options.view(rows, 4, 2)[torch.arange(rows), number]
-            ends += [torch.full((rows, 1), self.conclusion), pair]
-        ids = torch.cat([options, between, *ends], 1)
+        asked = options[torch.arange(rows), torch.randint(4, (rows,), generator=self.generator)]
+        question, thought, conclusion = (
+            torch.tensor(self.policy.tokenizer.convert_tokens_to_ids(marks)).expand(rows, -1)
+            for marks in ([BOS, USER], [ASSISTANT, "<think>"], ["is"])
+        )
+        ids = torch.cat([question, options.flatten(1), thought, between, conclusion, asked], 1)
         hidden = self.policy.model.model.language_model(input_ids=ids, use_cache=False).last_hidden_state
-        logits = self.policy.model.lm_head(hidden[:, [-5, -2]])
-        return F.cross_entropy(logits.flatten(0, 1), ids[:, [-4, -1]].flatten())
+        return F.cross_entropy(self.policy.model.lm_head(hidden[:, -2]), ids[:, -1])
 
 
 def seen_items(seed: int, number: int) -> list[Item]:
