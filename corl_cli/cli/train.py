@@ -67,7 +67,7 @@ class Terminal:
         self.bar = bar
 
     def say(self, line: str) -> None:
-        console().print(line, markup=False)
+        console().print(line, markup=False, soft_wrap=True)
 
     def step(self, step: int, metrics: Mapping[str, float]) -> None:
         rewards = [

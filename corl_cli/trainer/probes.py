@@ -64,8 +64,9 @@ def _score(
         batch = triplets[start : start + BATCH]
         rollout: Rollout = policy.sample(task, batch, sampling, key="probe")
         result: RewardResult = rubric(rollout, policy)
-        for name, values in result.parts.items():
-            rows += [(name, t.answer_type, value) for t, value in zip(batch, values.tolist(), strict=True)]
+        for name in result.weights:
+            values = result.parts[name].tolist()
+            rows += [(name, t.answer_type, value) for t, value in zip(batch, values, strict=True)]
     return rows
 
 
