@@ -1,0 +1,139 @@
+"""Multiple choice: which options a question offers, and which one an answer chooses."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+
+from corl_cli.scoring.words import normalise, plain, same_answer
+
+LETTERS = "ABCDEFGHIJ"
+
+_LINE = re.compile(r"^\s*[(\[]?([A-Ja-j])(?:[)\].:]|\s[-–]\s|\s)\s*(\S.*)$", re.MULTILINE)
+_MARKER = re.compile(r"(?<![\w./])[(\[]?([A-J])[)\].:](?!\w\.)|(?<!\S)[(\[]([a-j])[)\]]")
+_INSTRUCTION = re.compile(r"\s(?:Answer (?:the|with|by)|Please |Choose |Select |Your (?:answer|response)|Think )")
+_WORD_FIRST = re.compile(r"(?:^|[?:.])\s*((?:\S+ )+[A-J])\s*$", re.MULTILINE)
+
+_AFTER_LETTER = frozenset("is was because since and or but not as isn't wasn't cannot can't would could has does".split())
+_DECORATION = " \t\n.,;:!?\"'*_`~()[]{}<>"
+_NEGATION = re.compile(r"(?:\b(?:not|never|neither|nor|cannot|except|excluding|unlike)|n't|rather than|instead of)"
+                       r"(?: (?:the|a|an|be|it|is|option|answer|choice|letter))* ?[(\[\"']*$", re.IGNORECASE)
+_REJECTION = re.compile(
+    r"^[)\].\"']*,? (?:(?:is|was|are|can|could|would|does|do)(?:n't| not|not| never)\b"
+    r"|(?:is|was|are|seems|looks|must be) (?:\w+ )?(?:wrong|incorrect|false|excluded|impossible|ruled out|eliminated))",
+    re.IGNORECASE,
+)
+_CUED = re.compile(r"\b(?:answer|option|choice|letter)(?: is)?:? ?\(?([a-j])(?=\)|[.,;:]|\s*$)")
+_REASON = re.compile(r"\n|,?\s(?:because|since)\s", re.IGNORECASE)
+
+
+def read_options(question: str) -> dict[str, str]:
+    """The options of a question by letter; empty when it shows none.
+
+    Read are lettered lines, lettered options inside a line, and the world's word-first form "red A green B"; an
+    instruction after them may itself speak of letters.
+    """
+    lines = [(match[1].upper(), match[2]) for match in _LINE.finditer(question)]
+    if len(found := _longest_run(lines)) > 1:
+        return _tidy(found)
+    markers = list(_MARKER.finditer(question))
+    ends = [*(marker.start() for marker in markers[1:]), len(question)]
+    inline = [
+        ((marker[1] or marker[2]).upper(), question[marker.end() : end])
+        for marker, end in zip(markers, ends, strict=False)
+    ]
+    if len(found := _longest_run(inline)) > 1:
+        return _tidy(found)
+    return _word_first(question)
+
+
+def choose(answer: str, options: Mapping[str, str]) -> str | None:
+    """The letter of the one option that an answer chooses; None when it chooses none, several, or takes it back."""
+    text = normalise(answer)
+    bare = text.strip(_DECORATION)
+    if len(bare) == 1 and bare.upper() in (options or LETTERS):
+        return bare.upper()
+    exact = [letter for letter, option in options.items() if plain(option) == plain(text)]
+    named = exact or [letter for letter, option in options.items() if same_answer("", option, text)[0]]
+    if len(named) == 1:
+        return named[0]
+    for part in (_REASON.split(text)[0], text):
+        if asserted := _asserted(" ".join(part.split()), options):
+            return asserted.pop() if len(asserted) == 1 else None
+    return None
+
+
+def _longest_run(found: list[tuple[str, str]]) -> dict[str, str]:
+    """The longest, then last, run A, B, C … among lettered texts."""
+    best: dict[str, str] = {}
+    for start, (letter, _) in enumerate(found):
+        if letter != "A":
+            continue
+        run: dict[str, str] = {}
+        for letter, text in found[start:]:
+            if len(run) < len(LETTERS) and letter == LETTERS[len(run)]:
+                run[letter] = text
+            elif letter == "A":
+                break
+        best = max(run, best, key=len)
+    return best
+
+
+def _tidy(options: dict[str, str]) -> dict[str, str]:
+    """Options without what follows the last one, or the marks between them."""
+    return {
+        letter: _INSTRUCTION.split(text.strip().split("\n")[0])[0].strip(" \t,;|") for letter, text in options.items()
+    }
+
+
+def _word_first(question: str) -> dict[str, str]:
+    """The options of "what colour is it? red A green B"."""
+    for match in _WORD_FIRST.finditer(question):
+        options: dict[str, str] = {}
+        words: list[str] = []
+        for word in match[1].split():
+            if words and len(options) < len(LETTERS) and word == LETTERS[len(options)]:
+                options[word] = " ".join(words)
+                words = []
+            else:
+                words.append(word)
+        if len(options) > 1 and not words:
+            return options
+    return {}
+
+
+def _asserted(text: str, options: Mapping[str, str]) -> set[str]:
+    """The letters of all options that a text names, by letter or by text, and does not reject."""
+    mentions: list[tuple[int, int, str]] = []
+    hidden = text
+    for letter, option in sorted(options.items(), key=lambda item: -len(item[1])):
+        words = " ".join(normalise(option).split())
+        if len(words) < 2 and not words.isdigit():
+            continue
+        for match in re.finditer(rf"(?<!\w){re.escape(words)}(?!\w)", hidden, re.IGNORECASE):
+            mentions.append((match.start(), match.end(), letter))
+            hidden = hidden[: match.start()] + "\0" * len(match[0]) + hidden[match.end() :]
+    for match in re.finditer(r"(?<![\w'\-])([A-J])(?![\w'+#]|-\w)", hidden):
+        if match[1] in (options or LETTERS) and _is_letter(hidden, match, options, mentions):
+            mentions.append((match.start(), match.end(), match[1]))
+    for pattern in (r"\(([a-j])\)", _CUED):
+        mentions += [
+            (match.start(1), match.end(1), match[1].upper())
+            for match in re.finditer(pattern, hidden)
+            if match[1].upper() in (options or LETTERS)
+        ]
+    return {
+        letter
+        for start, end, letter in mentions
+        if not _NEGATION.search(text[max(0, start - 60) : start]) and not _REJECTION.match(text[end : end + 60])
+    }
+
+
+def _is_letter(text: str, match: re.Match[str], options: Mapping[str, str], mentions: list[tuple[int, int, str]]) -> bool:
+    """Whether a lone capital is an option's letter, and not the article "A" or the pronoun "I"."""
+    after = text[match.end() :]
+    if match[1] not in "AI" or not (following := re.match(r" ([\w'\0]+)", after)):
+        return True
+    if following[1].startswith("\0"):
+        return any(start == match.end() + 1 and letter == match[1] for start, _, letter in mentions)
+    return following[1].casefold() in _AFTER_LETTER and match[1] == "A"

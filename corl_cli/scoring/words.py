@@ -1,0 +1,218 @@
+"""Whether two short open-ended answers say the same."""
+
+from __future__ import annotations
+
+import re
+import unicodedata
+
+from corl_cli.scoring.english import read_number, singular
+from corl_cli.scoring.quantities import NUMBER, read_quantity, read_unit, read_value, same_quantity
+
+_SUPERSCRIPTS = str.maketrans("⁰¹²³⁴⁵⁶⁷⁸⁹⁻", "0123456789-")
+_MARKS = str.maketrans({**dict.fromkeys("−–—‐‑‒", "-"), **dict.fromkeys("’‘`´", "'"), **dict.fromkeys("“”", '"'), "⁄": "/"})
+_LATEX = (
+    (re.compile(r"\\(?:left|right|displaystyle|big|Big)(?![a-zA-Z])|\\[,;:! ]|\\[()\[\]]"), " "),
+    (re.compile(r"\\[dt]?frac\s*(\d)\s*(\d)"), r"(\1)/(\2)"),
+    (re.compile(r"\^\s*\{?\s*\\?(?:circ|degree)(?![a-zA-Z])\s*\}?|\\(?:degree|circ)(?![a-zA-Z])|º"), "°"),
+    (re.compile(r"\\pi(?![a-zA-Z])"), "π"),
+    (re.compile(r"\\(?:times|cdot)(?![a-zA-Z])|[×·⋅]"), "*"),
+    (re.compile(r"\\div(?![a-zA-Z])|÷"), "/"),
+    (re.compile(r"\\([%$#&_])"), r"\1"),
+)
+_GROUPS = (
+    (re.compile(r"\\(?:text|textbf|textit|mathrm|mathbf|mathit|operatorname|boxed)\s*\{([^{}]*)\}"), r" \1 "),
+    (re.compile(r"\\[dt]?frac\s*\{([^{}]*)\}\s*\{([^{}]*)\}"), r"((\1)/(\2))"),
+    (re.compile(r"\\sqrt\s*\{([^{}]*)\}"), r"√(\1)"),
+    (re.compile(r"\^\s*\{([^{}]*)\}"), r"^(\1)"),
+)
+_MATH = re.compile(r"\$\$?([^$]{1,200})\$\$?(?!\d)")
+_NESTING = 8  # groups inside groups that are read
+_EDGES = " \t\n.,;:!?\"'*_`~"
+
+_LEAD = re.compile(r"(?:(?:so |thus |therefore )?,?(?:the )?(?:final |correct )?answer(?: is|:|=) ?:?|(?:it'?s|it is) |[a-z] ?= ?)+")
+_REASON = re.compile(r",?\s(?:because|since)\s")
+_ARTICLES = frozenset(("a", "an", "the"))
+_FILLERS = frozenset(
+    """a an the it is it's its this that there are was were be they he she in on at of to i think image picture photo
+    answer final so have has""".split()
+)
+_HEDGES = frozenset("or and not no nor neither either maybe perhaps possibly but never none without than vs".split())
+_SPELLINGS = {
+    "gray": "grey",
+    "color": "colour",
+    "center": "centre",
+    "theater": "theatre",
+    "meter": "metre",
+    "tire": "tyre",
+    "donut": "doughnut",
+    "airplane": "aeroplane",
+    "jewelry": "jewellery",
+    "yoghurt": "yogurt",
+    "mustache": "moustache",
+    "pajamas": "pyjamas",
+    "aluminum": "aluminium",
+    "flavor": "flavour",
+    "favorite": "favourite",
+    "neighbor": "neighbour",
+    "harbor": "harbour",
+    "plow": "plough",
+    "fiber": "fibre",
+}
+_YES_NO = {"yes": "yes", "yeah": "yes", "yep": "yes", "no": "no", "nope": "no"}
+
+
+def clean(text: str) -> str:
+    """Lower case, one kind of dash, quote and space, no invisible characters, LaTeX as plain mathematics."""
+    return normalise(text).casefold()
+
+
+def normalise(text: str) -> str:
+    """`clean` with the case kept."""
+    text = re.sub(r"(?<=[\w)}])([⁰¹²³⁴⁵⁶⁷⁸⁹⁻]+)", lambda match: f"^({match[1].translate(_SUPERSCRIPTS)})", text)
+    text = re.sub(r"(?<=\d)(?=[¼½¾⅐-⅞])", " ", text)
+    text = unicodedata.normalize("NFKC", text).translate(_MARKS)
+    text = "".join(c for c in text if c == "\n" or unicodedata.category(c) not in ("Cf", "Cc"))
+    for pattern, replacement in _LATEX:
+        text = pattern.sub(replacement, text)
+    for _ in range(_NESTING):
+        before = text
+        for pattern, replacement in _GROUPS:
+            text = pattern.sub(replacement, text)
+        if text == before:
+            break
+    text = _MATH.sub(r"\1", text)
+    text = re.sub(r"\^\((\d)\)", r"^\1", text)
+    return re.sub(r"[^\S\n]+", " ", text).strip()
+
+
+def plain(text: str) -> str:
+    """A cleaned text without the punctuation around it; empty when it says nothing."""
+    return " ".join(clean(text).split()).strip(_EDGES)
+
+
+def same_answer(question: str, gold: str, answer: str) -> tuple[bool, str]:
+    """Whether an open-ended answer says what `gold` says, and the rule that decided.
+
+    Beyond equal words, an answer may repeat words of the question and short function words, so a hedge, a list or a
+    negation is wrong: every word besides the gold ones would have to be no rival of theirs.
+    """
+    question = clean(question)
+    wanted, said = plain(gold), plain(answer)
+    said = _REASON.split(said)[0].strip(_EDGES)
+    if not wanted or not said:
+        return False, "empty answer"
+    if _compact(wanted) == _compact(said):
+        return True, "same words"
+    if wanted in ("yes", "no") and (polarity := _polarity(said)):
+        return polarity == wanted, "yes or no"
+    bare = (_LEAD.sub("", said, count=1) if _LEAD.match(said) else said).strip(_EDGES) or said
+    if wanted[0] in "([" and "," in wanted:
+        return _same_tuple(wanted, bare), "same tuple"
+    quantities = read_quantity(wanted), read_quantity(bare)
+    if quantities[0] and quantities[1]:
+        return same_quantity(quantities[0], quantities[1], question), "same quantity"
+    parts = _parts(wanted), _parts(bare)
+    if parts[0] and sorted(parts[0]) == sorted(parts[1]):
+        return True, "same list"
+    return _same_words(question, wanted, said) or _same_words(question, wanted, bare), "same words"
+
+
+def _compact(text: str) -> str:
+    """Without the white space that touches punctuation or operators."""
+    return re.sub(r"\s*([^\w\s])\s*", r"\1", text)
+
+
+def _polarity(answer: str) -> str | None:
+    """What an answer that begins with yes or no says; "both" when it takes that back."""
+    first, *rest = re.findall(r"[\w']+|/", answer)
+    said = _YES_NO.get(first)
+    if said is None:
+        return None
+    doubts = {"or", "/", "maybe", "perhaps", *(word for word, meaning in _YES_NO.items() if meaning != said)}
+    doubts |= {"not"} if said == "yes" else set()
+    return "both" if any(word in doubts or (said == "yes" and word.endswith("n't")) for word in rest) else said
+
+
+def _same_tuple(wanted: str, said: str) -> bool:
+    if (wanted[0], wanted[-1]) != (said[0], said[-1]):
+        return False
+    ours, theirs = wanted[1:-1].split(","), said[1:-1].split(",")
+    return len(ours) == len(theirs) and all(_same_part(one.strip(), other.strip()) for one, other in zip(ours, theirs, strict=True))
+
+
+def _same_part(one: str, other: str) -> bool:
+    value = read_value(one)
+    return one == other or (value is not None and value == read_value(other))
+
+
+def _parts(text: str) -> list[str]:
+    """The items of an enumeration, each in normal form; empty when the text is none."""
+    if re.search(r"[()\[\]/]| or | not ", text):
+        return []
+    items = [item for item in re.split(r"\s*(?:,\s+(?:and\s+)?|;\s*|&|\s+and\s+)\s*", text) if item]
+    return [" ".join(_content(_words(item))) for item in items] if len(items) > 1 else []
+
+
+def _same_words(question: str, wanted: str, said: str) -> bool:
+    gold, answer = _words(wanted), _words(said)
+    if set(gold) <= _FILLERS:  # "A", "on", "it": nothing may be left out
+        return answer[-1:] == gold and set(answer[:-1]) <= {*_words(question), "the"} - _HEDGES
+    gold, answer = _content(gold), _content(answer)
+    if gold == answer or ("".join(gold) == "".join(answer) and "".join(gold).isalpha()):
+        return True
+    asked = set(_words(question))
+    allowed = _FILLERS if "or" in asked or asked & set(gold) else _FILLERS | asked
+    spans = range(len(answer) - len(gold) + 1)
+    return any(
+        answer[start : start + len(gold)] == gold
+        and all(_is_filler(word, allowed) for word in answer[:start] + answer[start + len(gold) :])
+        for start in spans
+    )
+
+
+def _is_filler(word: str, allowed: frozenset[str] | set[str]) -> bool:
+    return word in allowed and word not in _HEDGES and not word.startswith("#")
+
+
+def _content(words: list[str]) -> list[str]:
+    """Without articles, unless there is nothing else."""
+    return [word for word in words if word not in _ARTICLES] or words
+
+
+def _words(text: str) -> list[str]:
+    """Words in normal form: singular, one spelling, no accents; numbers as #value, their units by name."""
+    chunks = [piece for chunk in text.split() for piece in _pieces(chunk.strip(_EDGES + "()[]{}"))]
+    words: list[str] = []
+    position = 0
+    while position < len(chunks):
+        value, used = read_number(chunks[position:])
+        if used:
+            words.append(f"#{value}")
+        else:
+            used = 1
+            words.append(_word(chunks[position], after_number=bool(words) and words[-1].startswith("#")))
+        position += used
+    return words
+
+
+_QUANTITY = re.compile(rf"([$€£¥]?)(-?(?:{NUMBER})(?:/\d+)?)([a-z°%$€£¥]*)")
+
+
+def _pieces(chunk: str) -> list[str]:
+    """A chunk between spaces, split where numbers meet units, and words meet hyphens and slashes."""
+    if match := _QUANTITY.fullmatch(chunk):
+        currency, number, unit = match.groups()
+        if (value := read_value(number)) and (not unit or read_unit(unit)):
+            return [f"#{value.coefficient}", *filter(None, (unit, currency))]
+    if re.fullmatch(r"[^\W\d]+(?:-[^\W\d]+)+", chunk):
+        return chunk.split("-")
+    if re.fullmatch(r"[^\W\d][\w']*(?:/[\w']+)+", chunk):
+        return re.split(r"(/)", chunk)
+    return [chunk] if chunk else []
+
+
+def _word(word: str, *, after_number: bool) -> str:
+    if after_number and (unit := read_unit(word)):
+        return unit
+    bare = "".join(c for c in unicodedata.normalize("NFD", word) if not unicodedata.combining(c)).removesuffix("'s")
+    return _SPELLINGS.get(singular(bare), singular(bare)) if bare else word
