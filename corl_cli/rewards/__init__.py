@@ -10,13 +10,14 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 from pydantic import ValidationError
+from pydantic_core import ErrorDetails
 
 from corl_cli.core.errors import UsageError
 from corl_cli.core.recipe import RewardSpec
 from corl_cli.core.types import Task
 
 if TYPE_CHECKING:
-    from corl_cli.rewards.base import Options, Reward
+    from corl_cli.rewards.base import Reward
 
 REWARDS: dict[str, str] = {
     "accuracy": "corl_cli.rewards.accuracy:Accuracy",
@@ -30,7 +31,7 @@ REWARDS: dict[str, str] = {
 def resolve(name: str) -> type[Reward]:
     """The class of a registered reward, or of the user's own `my_pkg.module:Class`; UsageError when there is none."""
     if name not in REWARDS and ":" not in name:
-        raise UsageError(f"There is no reward '{name}'.", _suggest(name, list(REWARDS), "Rewards"))
+        raise UsageError(f"There is no reward '{name}'.", _suggest(name, list(REWARDS), "rewards").capitalize())
     module, _, attribute = REWARDS.get(name, name).partition(":")
     if (here := os.getcwd()) not in sys.path:
         sys.path.append(here)  # the console script, unlike python -m, does not look beside the user
@@ -54,11 +55,8 @@ def bind(spec: RewardSpec, task: Task) -> Reward:
     try:
         options = cls.Options.model_validate(spec.options)
     except ValidationError as error:
-        known = list(cls.Options.model_fields)
-        faults = [f"{where}.{'.'.join(map(str, fault['loc']))}: {_reason(fault)}" for fault in error.errors()]
-        unknown = [str(fault["loc"][0]) for fault in error.errors() if fault["type"] == "extra_forbidden"]
-        hint = _suggest(unknown[0], known, "Options") if unknown else f"See: corl reward show {spec.name}"
-        raise UsageError("\n".join(faults), hint) from error
+        faults = [_fault(where, details, list(cls.Options.model_fields)) for details in error.errors()]
+        raise UsageError("\n".join(faults), _listing(spec.name, cls)) from error
     return cls(options)
 
 
@@ -73,13 +71,18 @@ def _checked(name: str, found: Any) -> type[Reward]:
     return found
 
 
-def _reason(fault: Any) -> str:
-    if fault["type"] == "extra_forbidden":
-        return "there is no such option"
-    return f"{fault['msg'][:1].lower()}{fault['msg'][1:]}, not {fault['input']!r}"
+def _fault(where: str, details: ErrorDetails, known: list[str]) -> str:
+    key = ".".join((where, *map(str, details["loc"])))
+    if details["type"] == "extra_forbidden":
+        return f"{key}: unknown key; {_suggest(str(details['loc'][0]), known, 'known here')}"
+    return f"{key}: {details['msg'][:1].lower()}{details['msg'][1:]}, not {details['input']!r}"
+
+
+def _listing(name: str, cls: type[Reward]) -> str:
+    fields = cls.Options.model_fields
+    return f"Options of {name}: {', '.join(fields)}." if fields else f"{name} has no options of its own."
 
 
 def _suggest(name: str, known: list[str], what: str) -> str:
     nearest = get_close_matches(name, known, 1)
-    listing = f"{what}: {', '.join(known) or 'none'}."
-    return f"Did you mean '{nearest[0]}'? {listing}" if nearest else listing
+    return f"did you mean {nearest[0]}?" if nearest else f"{what}: {', '.join(known) or 'none'}"

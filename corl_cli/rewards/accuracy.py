@@ -11,7 +11,10 @@ from corl_cli.scoring.answers import judge
 
 
 class Accuracy(Reward):
-    """1 or 0; the note says what was taken as the answer and by which rule it was judged."""
+    """1 or 0; NaN where the triplet has no answer to compare with.
+
+    The note says what was taken as the answer and by which rule it was judged.
+    """
 
     task = "mm2t"
 
@@ -22,4 +25,8 @@ class Accuracy(Reward):
             for triplet, text in zip(rollout.triplets, rollout.outputs, strict=True)
         ]
         notes = [f"{judgement.rule}: {judgement.extracted!r}" for judgement in judgements]
-        return Scores(values=torch.tensor([float(judgement.correct) for judgement in judgements]), notes=notes)
+        values = [
+            float(judgement.correct) if triplet.answer.strip() else torch.nan
+            for triplet, judgement in zip(rollout.triplets, judgements, strict=True)
+        ]
+        return Scores(values=torch.tensor(values), notes=notes)

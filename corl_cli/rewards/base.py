@@ -35,10 +35,10 @@ class Reward(ABC):
     """Scores the outputs of one task. A failed or missing score is NaN, never 0."""
 
     task: ClassVar[Task]
-    Options: ClassVar[type[Options]] = Options
+    Options: ClassVar[type[BaseModel]] = Options
     needs_reference: ClassVar[bool] = False
 
-    def __init__(self, options: Options) -> None:
+    def __init__(self, options: BaseModel) -> None:
         self.options = options
 
     def load(self, device: torch.device, reference: UnifiedPolicy | None) -> None:  # noqa: B027 (optional hook)
@@ -66,8 +66,9 @@ class Rubric:
         self.task = task
         self.criteria = list(criteria)
 
+    @torch.no_grad()
     def __call__(self, rollout: Rollout, policy: UnifiedPolicy) -> RewardResult:
-        """Score every row; CorlError when a score is not finite and its criterion says stop."""
+        """Score every row; CorlError when a score is not finite and its criterion says stop, or not one per row."""
         total = torch.zeros(len(rollout))
         valid = torch.ones(len(rollout), dtype=torch.bool)
         parts: dict[str, Tensor] = {}
@@ -76,6 +77,11 @@ class Rubric:
         for criterion in self.criteria:
             scores = criterion.reward.score(rollout, policy)
             values = scores.values.float().cpu()
+            if values.shape != (len(rollout),):
+                raise CorlError(
+                    f"Reward '{criterion.name}' gave scores of shape {list(values.shape)} for {len(rollout)} samples.",
+                    "Return Scores(values=...) with one score per row of the rollout.",
+                )
             finite = torch.isfinite(values)
             if criterion.missing == "stop" and not finite.all():
                 raise _missing(criterion.name, rollout, values, finite)

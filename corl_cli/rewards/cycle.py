@@ -34,7 +34,7 @@ class CycleOptions(Options):
 
 
 class Cycle(Reward):
-    """perceptual_weight * similarity + text_weight * consistency; NaN when a prompt names nothing to be consistent with."""
+    """perceptual_weight * similarity + text_weight * consistency; NaN for a prompt that names nothing."""
 
     task = "t2i"
     Options = CycleOptions

@@ -42,7 +42,8 @@ def extract(completion: str) -> str | None:
     tags = [(match[0].lower(), match.start(), match.end()) for match in _TAG.finditer(completion)]
     if not tags:
         return completion.strip() or None
-    blocks, opened, depth = [], None, 0
+    blocks: list[str] = []
+    opened, depth = None, 0
     for tag, start, end in tags:
         if tag == "<think>":
             depth += 1

@@ -113,7 +113,7 @@ def _starts_phrase(tokens: list[str], index: int) -> bool:
 
 
 def _names_thing(first: str, words: list[str]) -> bool:
-    """"an orange" names a thing, "orange" alone describes the one before."""
+    """ "an orange" names a thing, "orange" alone describes the one before."""
     return first in lexicon.DETERMINERS or not all(map(lexicon.is_attribute, words))
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping
 
+from corl_cli.scoring.english import with_digits, word_list
 from corl_cli.scoring.words import normalise, plain, same_answer
 
 LETTERS = "ABCDEFGHIJ"
@@ -12,18 +13,27 @@ LETTERS = "ABCDEFGHIJ"
 _LINE = re.compile(r"^\s*[(\[]?([A-Ja-j])(?:[)\].:]|\s[-–]\s|\s)\s*(\S.*)$", re.MULTILINE)
 _MARKER = re.compile(r"(?<![\w./])[(\[]?([A-J])[)\].:](?!\w\.)|(?<!\S)[(\[]([a-j])[)\]]")
 _INSTRUCTION = re.compile(r"\s(?:Answer (?:the|with|by)|Please |Choose |Select |Your (?:answer|response)|Think )")
-_WORD_FIRST = re.compile(r"(?:^|[?:.])\s*((?:\S+ )+[A-J])\s*$", re.MULTILINE)
+_PREFIX = re.compile(r"[(\[]?([A-Ja-j])[)\].:]\s")
 
-_AFTER_LETTER = frozenset("is was because since and or but not as isn't wasn't cannot can't would could has does".split())
+_AFTER_LETTER = frozenset(
+    word_list(
+        """
+    is was because since and or but not as isn't wasn't cannot can't would could has does
+    """
+    )
+)
 _DECORATION = " \t\n.,;:!?\"'*_`~()[]{}<>"
-_NEGATION = re.compile(r"(?:\b(?:not|never|neither|nor|cannot|except|excluding|unlike)|n't|rather than|instead of)"
-                       r"(?: (?:the|a|an|be|it|is|option|answer|choice|letter))* ?[(\[\"']*$", re.IGNORECASE)
+_NEGATION = re.compile(
+    r"(?:\b(?:not|never|neither|nor|cannot|except|excluding|unlike)|n't|rather than|instead of)"
+    r"(?: (?:the|a|an|be|it|is|option|answer|choice|letter))* ?[(\[\"']*$",
+    re.IGNORECASE,
+)
 _REJECTION = re.compile(
     r"^[)\].\"']*,? (?:(?:is|was|are|can|could|would|does|do)(?:n't| not|not| never)\b"
     r"|(?:is|was|are|seems|looks|must be) (?:\w+ )?(?:wrong|incorrect|false|excluded|impossible|ruled out|eliminated))",
     re.IGNORECASE,
 )
-_CUED = re.compile(r"\b(?:answer|option|choice|letter)(?: is)?:? ?\(?([a-j])(?=\)|[.,;:]|\s*$)")
+_CUED = r"\b(?i:answer|option|choice|letter)(?: is)?:? ?\(?([a-j])(?=\)|[.,;:]|\s*$)"
 _REASON = re.compile(r"\n|,?\s(?:because|since)\s", re.IGNORECASE)
 
 
@@ -53,8 +63,11 @@ def choose(answer: str, options: Mapping[str, str]) -> str | None:
     bare = text.strip(_DECORATION)
     if len(bare) == 1 and bare.upper() in (options or LETTERS):
         return bare.upper()
-    exact = [letter for letter, option in options.items() if plain(option) == plain(text)]
-    named = exact or [letter for letter, option in options.items() if same_answer("", option, text)[0]]
+    named = [letter for letter, option in options.items() if plain(option) == plain(text)]
+    if prefix := _PREFIX.match(text):
+        text = text[: prefix.start(1)] + prefix[1].upper() + text[prefix.end(1) :]
+    elif not named:
+        named = [letter for letter, option in options.items() if same_answer("", option, text)[0]]
     if len(named) == 1:
         return named[0]
     for part in (_REASON.split(text)[0], text):
@@ -88,10 +101,10 @@ def _tidy(options: dict[str, str]) -> dict[str, str]:
 
 def _word_first(question: str) -> dict[str, str]:
     """The options of "what colour is it? red A green B"."""
-    for match in _WORD_FIRST.finditer(question):
+    for line in question.split("\n"):
         options: dict[str, str] = {}
         words: list[str] = []
-        for word in match[1].split():
+        for word in re.split(r"[?:]\s", _INSTRUCTION.split(line)[0])[-1].split():
             if words and len(options) < len(LETTERS) and word == LETTERS[len(options)]:
                 options[word] = " ".join(words)
                 words = []
@@ -104,13 +117,15 @@ def _word_first(question: str) -> dict[str, str]:
 
 def _asserted(text: str, options: Mapping[str, str]) -> set[str]:
     """The letters of all options that a text names, by letter or by text, and does not reject."""
+    text = with_digits(text)
     mentions: list[tuple[int, int, str]] = []
     hidden = text
     for letter, option in sorted(options.items(), key=lambda item: -len(item[1])):
-        words = " ".join(normalise(option).split())
+        words = with_digits(" ".join(normalise(option).split()))
         if len(words) < 2 and not words.isdigit():
             continue
-        for match in re.finditer(rf"(?<!\w){re.escape(words)}(?!\w)", hidden, re.IGNORECASE):
+        before, after = (r"(?<![\w.,/-])", r"(?![\w/%-]|[.,]\d)") if words[-1].isdigit() else (r"(?<!\w)", r"(?!\w)")
+        for match in re.finditer(before + re.escape(words) + after, hidden, re.IGNORECASE):
             mentions.append((match.start(), match.end(), letter))
             hidden = hidden[: match.start()] + "\0" * len(match[0]) + hidden[match.end() :]
     for match in re.finditer(r"(?<![\w'\-])([A-J])(?![\w'+#]|-\w)", hidden):
@@ -129,7 +144,9 @@ def _asserted(text: str, options: Mapping[str, str]) -> set[str]:
     }
 
 
-def _is_letter(text: str, match: re.Match[str], options: Mapping[str, str], mentions: list[tuple[int, int, str]]) -> bool:
+def _is_letter(
+    text: str, match: re.Match[str], options: Mapping[str, str], mentions: list[tuple[int, int, str]]
+) -> bool:
     """Whether a lone capital is an option's letter, and not the article "A" or the pronoun "I"."""
     after = text[match.end() :]
     if match[1] not in "AI" or not (following := re.match(r" ([\w'\0]+)", after)):

@@ -5,6 +5,12 @@ from __future__ import annotations
 import re
 from collections.abc import Sequence
 
+
+def word_list(text: str) -> list[str]:
+    """The words of a text, to write long lists legibly."""
+    return text.split()
+
+
 _IRREGULAR = {
     "men": "man",
     "women": "woman",
@@ -44,8 +50,14 @@ _IRREGULAR = {
     "headaches": "headache",
     "valves": "valve",
 }
-_UNCHANGED = frozenset("series species news gas lens bus plus glasses pants jeans scissors tennis always chess clothes".split())
-_NOT_MEN = frozenset("specimen omen abdomen regimen semen acumen stamen".split())
+_UNCHANGED = frozenset(
+    word_list(
+        """
+    series species news gas lens bus plus glasses pants jeans scissors tennis always chess clothes
+    """
+    )
+)
+_NOT_MEN = frozenset(["specimen", "omen", "abdomen", "regimen", "semen", "acumen", "stamen"])
 _ENDINGS = (
     (re.compile(r"(?:ss|us|is|'s)$"), None),
     (re.compile(r"ies$"), "y"),
@@ -54,11 +66,13 @@ _ENDINGS = (
     (re.compile(r"s$"), ""),
 )
 
-_UNITS = (
-    "zero one two three four five six seven eight nine ten eleven twelve thirteen fourteen fifteen sixteen seventeen "
-    "eighteen nineteen"
-).split()
-_TENS = "twenty thirty forty fifty sixty seventy eighty ninety".split()
+_UNITS = word_list(
+    """
+    zero one two three four five six seven eight nine ten eleven twelve thirteen fourteen fifteen sixteen
+    seventeen eighteen nineteen
+    """
+)
+_TENS = ["twenty", "thirty", "forty", "fifty", "sixty", "seventy", "eighty", "ninety"]
 _SCALES = {"hundred": 100, "thousand": 1000, "million": 1_000_000}
 NUMBERS: dict[str, int] = {word: value for value, word in enumerate(_UNITS)} | {
     word: 10 * value for value, word in enumerate(_TENS, 2)
@@ -109,3 +123,11 @@ def _may_follow(previous: str, word: str) -> bool:
     if previous in _TENS:
         return 0 < NUMBERS[word] < 10
     return not previous or previous == "and" or previous in _SCALES
+
+
+def with_digits(text: str) -> str:
+    """A text with its single number words as digits: "three red dogs" to "3 red dogs"."""
+    return _NUMBER_WORD.sub(lambda match: str(NUMBERS[match[0].lower()]), text)
+
+
+_NUMBER_WORD = re.compile(rf"\b(?:{'|'.join(NUMBERS)})\b(?!-)", re.IGNORECASE)

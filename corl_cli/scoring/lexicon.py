@@ -5,15 +5,25 @@ from __future__ import annotations
 import re
 from functools import cache
 
-from corl_cli.scoring.english import NUMBERS, singular
+from corl_cli.scoring.english import NUMBERS, singular, word_list
 
 CONVERSE = {"right of": "left of", "below": "above", "behind": "in front of"}
 SYMMETRIC = frozenset({"next to"})
 
-DETERMINERS = frozenset("a an the this these those some his her its their my your our another each every both all".split())
+DETERMINERS = frozenset(
+    word_list(
+        """
+    a an the this these those some his her its their my your our another each every both all
+    """
+    )
+)
 SKIPPED = frozenset(
-    """is are was were be been being am that which who whose where there here it they he she to up down out off as while
-    very really so just also it's then than only image shows showing seen not""".split()
+    word_list(
+        """
+    is are was were be been being am that which who whose where there here it they he she to up down out off
+    as while very really so just also it's then than only image shows showing seen not
+    """
+    )
 )
 
 _SPATIAL = {
@@ -28,7 +38,11 @@ _SPATIAL = {
     "in": "in the middle of|in the center of|in the centre of|inside of|inside|into|within|in",
     "with": "with|has|have|having",
 }
-_OTHER = "at of around between against along across through from for without toward towards outside".split()
+_OTHER = word_list(
+    """
+    at of around between against along across through from for without toward towards outside
+    """
+)
 _RELATIONS = {phrase: name for name, phrases in _SPATIAL.items() for phrase in phrases.split("|")}
 _RELATIONS |= {word: word for word in _OTHER}
 
@@ -86,14 +100,26 @@ def attribute(word: str) -> str:
 
 _WORDS_OF = {str(value): word for word, value in NUMBERS.items()}
 
-_BASES = """sit stand ride hold play walk eat look fly lie wear carry run hang rest drink read jump lean swim sleep talk
-cut pull push throw catch hit kick surf ski skate drive wait watch use cook serve lay smile graze perch float travel
-chase reach feed brush face point cross""".split()
-_PARTICIPLES = """parked seated covered filled topped surrounded decorated dressed painted mounted located made
-loaded attached stacked placed""".split()
+_BASES = word_list(
+    """
+    sit stand ride hold play walk eat look fly lie wear carry run hang rest drink read jump lean swim sleep
+    talk cut pull push throw catch hit kick surf ski skate drive wait watch use cook serve lay smile graze
+    perch float travel chase reach feed brush face point cross
+    """
+)
+_PARTICIPLES = word_list(
+    """
+    parked seated covered filled topped surrounded decorated dressed painted mounted located made loaded
+    attached stacked placed
+    """
+)
 _NOT_VERBS = frozenset(
-    """building ceiling painting clothing string ring king wing railing awning morning evening thing something anything
-    nothing everything wedding pudding sling earring stocking swing spring siding topping icing""".split()
+    word_list(
+        """
+    building ceiling painting clothing string ring king wing railing awning morning evening thing something
+    anything nothing everything wedding pudding sling earring stocking swing spring siding topping icing
+    """
+    )
 )
 
 

@@ -7,11 +7,11 @@ from dataclasses import dataclass
 from fractions import Fraction
 from math import isqrt
 
-from corl_cli.scoring.english import read_number, singular
+from corl_cli.scoring.english import read_number, singular, word_list
 
 MAX_CHARS = 80  # of an expression
 MAX_DIGITS = 30  # of any number read or made
-MAX_EXPONENT = 12
+MAX_EXPONENT = 30
 
 NUMBER = r"(?:\d{1,3}(?:,\d{3})+|\d+)(?:\.\d+)?|\.\d+"
 _TOKEN = re.compile(rf"\s*({NUMBER}|[-+*/^()√π])")
@@ -57,10 +57,16 @@ _UNITS = {
 _UNIT_OF = {alias: unit for unit, aliases in _UNITS.items() for alias in aliases.split()}
 _SQUARES = re.compile(r"(?:square|sq\.?) (\w+)|(\w+) ?(?:\^2|squared)")
 _CUBES = re.compile(r"cubic (\w+)|(\w+) ?(?:\^3|cubed)")
-_MONEY = frozenset("$ € £ ¥ cost price pay paid money much worth spend spent dollar earn".split())
+_MONEY = frozenset(
+    word_list(
+        """
+    $ € £ ¥ cost price pay paid money much worth spend spent dollar earn
+    """
+    )
+)
 _SETTINGS = {  # words of a question that fix the unit of its answer
-    "percent": frozenset("% percent percentage".split()),
-    "degree": frozenset("° degree angle".split()),
+    "percent": frozenset(["%", "percent", "percentage"]),
+    "degree": frozenset(["°", "degree", "angle"]),
     **dict.fromkeys(("dollar", "euro", "pound sterling", "yen"), _MONEY),
 }
 
@@ -96,7 +102,7 @@ def read_quantity(text: str) -> Quantity | None:
     if unit is None or (currency and unit):
         return None
     value = read_value(expression)
-    return value and Quantity(value, unit or (currency and _UNIT_OF[currency]))
+    return Quantity(value, unit or (currency and _UNIT_OF[currency])) if value else None
 
 
 def same_quantity(gold: Quantity, answer: Quantity, question: str) -> bool:
@@ -133,8 +139,10 @@ def read_value(text: str) -> Value | None:
     text = text.strip()
     if mixed := _MIXED.fullmatch(text):
         sign, whole, over, under = mixed.groups()
-        total = int(whole) + Fraction(int(over), int(under)) if int(under) else None
-        return total and Value(-total if sign else total)
+        if not int(under):
+            return None
+        total = int(whole) + Fraction(int(over), int(under))
+        return Value(-total if sign else total)
     tokens, position = [], 0
     while position < len(text):
         match = _TOKEN.match(text, position)

@@ -5,16 +5,20 @@ from __future__ import annotations
 import re
 import unicodedata
 
-from corl_cli.scoring.english import read_number, singular
+from corl_cli.scoring.english import read_number, singular, word_list
 from corl_cli.scoring.quantities import NUMBER, read_quantity, read_unit, read_value, same_quantity
 
 _SUPERSCRIPTS = str.maketrans("⁰¹²³⁴⁵⁶⁷⁸⁹⁻", "0123456789-")
-_MARKS = str.maketrans({**dict.fromkeys("−–—‐‑‒", "-"), **dict.fromkeys("’‘`´", "'"), **dict.fromkeys("“”", '"'), "⁄": "/"})
+_MARKS = str.maketrans(
+    {**dict.fromkeys("−–—‐‑‒", "-"), **dict.fromkeys("’‘`´", "'"), **dict.fromkeys("“”", '"'), "⁄": "/"}
+)
 _LATEX = (
     (re.compile(r"\\(?:left|right|displaystyle|big|Big)(?![a-zA-Z])|\\[,;:! ]|\\[()\[\]]"), " "),
     (re.compile(r"\\[dt]?frac\s*(\d)\s*(\d)"), r"(\1)/(\2)"),
     (re.compile(r"\^\s*\{?\s*\\?(?:circ|degree)(?![a-zA-Z])\s*\}?|\\(?:degree|circ)(?![a-zA-Z])|º"), "°"),
-    (re.compile(r"\\pi(?![a-zA-Z])"), "π"),
+    (re.compile(r"\\pi(?![a-zA-Z])|(?<![a-zA-Z])pi(?![a-zA-Z])"), "π"),
+    (re.compile(r"(?<![a-zA-Z])sqrt\s*(?=\()"), "√"),
+    (re.compile(r"(?<=\d)[eE]\+?(?=-?\d{1,3}\b)"), "*10^"),
     (re.compile(r"\\(?:times|cdot)(?![a-zA-Z])|[×·⋅]"), "*"),
     (re.compile(r"\\div(?![a-zA-Z])|÷"), "/"),
     (re.compile(r"\\([%$#&_])"), r"\1"),
@@ -28,15 +32,31 @@ _GROUPS = (
 _MATH = re.compile(r"\$\$?([^$]{1,200})\$\$?(?!\d)")
 _NESTING = 8  # groups inside groups that are read
 _EDGES = " \t\n.,;:!?\"'*_`~"
+_BEFORE = re.compile(r"^(?:[\s,;:!?\"'*_`~]|\.(?!\d))+")
 
-_LEAD = re.compile(r"(?:(?:so |thus |therefore )?,?(?:the )?(?:final |correct )?answer(?: is|:|=) ?:?|(?:it'?s|it is) |[a-z] ?= ?)+")
+_LEAD = re.compile(
+    r"^(?:(?:so |thus |therefore )?,?(?:the )?(?:final |correct )?answer(?: is|:|=) ?:?|(?:it'?s|it is) |[a-z] ?= ?)+"
+)
 _REASON = re.compile(r",?\s(?:because|since)\s")
+_ASIDE = re.compile(rf"{_REASON.pattern}|(?<=\w),?\s(?:rather than|instead of)\s|(?<=\w),\s(?:and\s)?not\s")
 _ARTICLES = frozenset(("a", "an", "the"))
 _FILLERS = frozenset(
-    """a an the it is it's its this that there are was were be they he she in on at of to i think image picture photo
-    answer final so have has""".split()
+    word_list(
+        """
+    a an the it is it's its this that there are was were be they he she in on at of to i think image picture
+    photo answer final so have has see can
+    """
+    )
 )
-_HEDGES = frozenset("or and not no nor neither either maybe perhaps possibly but never none without than vs".split())
+_FEW = frozenset(("the", "it", "is"))
+_DIRECTIONS = frozenset(("off", "out", "up", "down"))
+_HEDGES = frozenset(
+    word_list(
+        """
+    or and not no nor neither either maybe perhaps possibly but never none without than vs
+    """
+    )
+)
 _SPELLINGS = {
     "gray": "grey",
     "color": "colour",
@@ -81,13 +101,17 @@ def normalise(text: str) -> str:
         if text == before:
             break
     text = _MATH.sub(r"\1", text)
-    text = re.sub(r"\^\((\d)\)", r"^\1", text)
+    text = re.sub(r"\^\((-?\d+)\)", r"^\1", text)
     return re.sub(r"[^\S\n]+", " ", text).strip()
 
 
 def plain(text: str) -> str:
     """A cleaned text without the punctuation around it; empty when it says nothing."""
-    return " ".join(clean(text).split()).strip(_EDGES)
+    return _strip(" ".join(clean(text).split()))
+
+
+def _strip(text: str) -> str:
+    return _BEFORE.sub("", text.rstrip(_EDGES))
 
 
 def same_answer(question: str, gold: str, answer: str) -> tuple[bool, str]:
@@ -98,14 +122,14 @@ def same_answer(question: str, gold: str, answer: str) -> tuple[bool, str]:
     """
     question = clean(question)
     wanted, said = plain(gold), plain(answer)
-    said = _REASON.split(said)[0].strip(_EDGES)
     if not wanted or not said:
         return False, "empty answer"
-    if _compact(wanted) == _compact(said):
-        return True, "same words"
-    if wanted in ("yes", "no") and (polarity := _polarity(said)):
+    if wanted in ("yes", "no") and (polarity := _polarity(_REASON.split(said)[0])):
         return polarity == wanted, "yes or no"
-    bare = (_LEAD.sub("", said, count=1) if _LEAD.match(said) else said).strip(_EDGES) or said
+    said = _strip(_ASIDE.split(said)[0])
+    wanted, bare = _bare(wanted), _bare(said)
+    if _compact(wanted) in (_compact(said), _compact(bare)):
+        return True, "same words"
     if wanted[0] in "([" and "," in wanted:
         return _same_tuple(wanted, bare), "same tuple"
     quantities = read_quantity(wanted), read_quantity(bare)
@@ -115,6 +139,11 @@ def same_answer(question: str, gold: str, answer: str) -> tuple[bool, str]:
     if parts[0] and sorted(parts[0]) == sorted(parts[1]):
         return True, "same list"
     return _same_words(question, wanted, said) or _same_words(question, wanted, bare), "same words"
+
+
+def _bare(text: str) -> str:
+    """Without "the answer is", "it is", "x ="."""
+    return _strip(_LEAD.sub("", text, count=1)) or text
 
 
 def _compact(text: str) -> str:
@@ -137,7 +166,9 @@ def _same_tuple(wanted: str, said: str) -> bool:
     if (wanted[0], wanted[-1]) != (said[0], said[-1]):
         return False
     ours, theirs = wanted[1:-1].split(","), said[1:-1].split(",")
-    return len(ours) == len(theirs) and all(_same_part(one.strip(), other.strip()) for one, other in zip(ours, theirs, strict=True))
+    return len(ours) == len(theirs) and all(
+        _same_part(one.strip(), other.strip()) for one, other in zip(ours, theirs, strict=True)
+    )
 
 
 def _same_part(one: str, other: str) -> bool:
@@ -154,13 +185,13 @@ def _parts(text: str) -> list[str]:
 
 
 def _same_words(question: str, wanted: str, said: str) -> bool:
-    gold, answer = _words(wanted), _words(said)
-    if set(gold) <= _FILLERS:  # "A", "on", "it": nothing may be left out
-        return answer[-1:] == gold and set(answer[:-1]) <= {*_words(question), "the"} - _HEDGES
+    gold, answer, asked = _words(wanted), _words(said), frozenset(_words(question))
+    if set(gold) <= _FILLERS | _DIRECTIONS:  # "A", "on", "it": what fills elsewhere is a rival here
+        allowed = _FEW if "or" in asked else _FEW | asked
+        return answer[-len(gold) :] == gold and all(_is_filler(word, allowed) for word in answer[: -len(gold)])
     gold, answer = _content(gold), _content(answer)
     if gold == answer or ("".join(gold) == "".join(answer) and "".join(gold).isalpha()):
         return True
-    asked = set(_words(question))
     allowed = _FILLERS if "or" in asked or asked & set(gold) else _FILLERS | asked
     spans = range(len(answer) - len(gold) + 1)
     return any(
@@ -170,7 +201,7 @@ def _same_words(question: str, wanted: str, said: str) -> bool:
     )
 
 
-def _is_filler(word: str, allowed: frozenset[str] | set[str]) -> bool:
+def _is_filler(word: str, allowed: frozenset[str]) -> bool:
     return word in allowed and word not in _HEDGES and not word.startswith("#")
 
 
