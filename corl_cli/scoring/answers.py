@@ -15,7 +15,7 @@ from corl_cli.scoring import choices, words
 
 MAX_CHARS = 1000  # of an answer; a longer one is wrong
 
-_FORMAT = re.compile(r"<think>(?P<think>.*?)</think>\s*<answer>(?P<answer>.*?)</answer>", re.DOTALL)
+_FORMAT = re.compile(r"<think>.*</think>\s*<answer>.*</answer>", re.DOTALL)
 _TAG = re.compile(r"</?(?:think|answer)>", re.IGNORECASE)
 
 
@@ -30,8 +30,7 @@ class Judgement:
 
 def follows_format(completion: str) -> bool:
     """Strictly <think>…</think><answer>…</answer>: each tag once, in lower case, only white space around the blocks."""
-    match = _FORMAT.fullmatch(completion.strip())
-    return match is not None and len(_TAG.findall(completion)) == 4
+    return len(_TAG.findall(completion)) == 4 and _FORMAT.fullmatch(completion.strip()) is not None
 
 
 def extract(completion: str) -> str | None:

@@ -10,6 +10,8 @@ from corl_cli.scoring.english import singular
 
 MAX_WORDS = 200  # of a caption; what follows is not read
 
+MAX_LIST = 8  # members of a list that a relation reaches
+
 Link = tuple[int, int, str]
 
 
@@ -146,8 +148,8 @@ def _links(steps: list[_Step]) -> list[Link]:
         assert isinstance(after, _Group)
         is_object = index > 1 and isinstance(steps[index - 2], str)
         is_subject = index + 2 < len(steps) and isinstance(steps[index + 2], str)
-        subjects = before.members[-1:] if is_object else before.members
-        targets = after.members[:1] if is_subject else after.members
+        subjects = before.members[-1:] if is_object else before.members[-MAX_LIST:]
+        targets = after.members[:1] if is_subject else after.members[:MAX_LIST]
         links += [_canonical(subject, target, name) for subject in subjects for target in targets]
     return links
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from functools import cache
+from functools import cache, lru_cache
 
 from corl_cli.scoring.english import NUMBERS, singular, word_list
 
@@ -185,12 +185,13 @@ middle center centre""".splitlines()
 ]
 
 
+@lru_cache(maxsize=1 << 14)
 def same_meaning(word: str, other: str) -> bool:
     """Whether two words are one word in number, case and spelling of numbers, or share a meaning of the table."""
     word, other = _base(word), _base(other)
     return word == other or any(word in meaning and other in meaning for meaning in _MEANINGS)
 
 
-@cache
+@lru_cache(maxsize=1 << 14)
 def _base(word: str) -> str:
     return singular(attribute(word.lower()))

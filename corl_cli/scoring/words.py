@@ -206,8 +206,8 @@ def _is_filler(word: str, allowed: frozenset[str]) -> bool:
 
 
 def _content(words: list[str]) -> list[str]:
-    """Without articles, unless there is nothing else."""
-    return [word for word in words if word not in _ARTICLES] or words
+    """Without articles; a last word is none ("Vitamin A")."""
+    return [word for word in words[:-1] if word not in _ARTICLES] + words[-1:]
 
 
 def _words(text: str) -> list[str]:
