@@ -26,7 +26,7 @@ from corl_cli.world.warmup import Ability, WarmUp, initialise, learn_copying, me
 PhaseReport = Callable[[str, int, int, str], None]  # phase, steps done, steps at most, what to tell
 
 
-TARGET = Ability(draw=0.45, oe=0.55, mc=0.48, caption=0.8)  # imperfect on purpose, so that GRPO has work
+TARGET = Ability(draw=0.47, oe=0.55, mc=0.48, caption=0.82)  # imperfect on purpose, so that GRPO has work
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -43,14 +43,12 @@ class Spec:
 
 
 def specify(kind: Kind, scene: Scene, rng: random.Random) -> Spec:
-    """A prompt of this kind that is true of the scene; a pair is told from either side, a list in any order."""
+    """A prompt of this kind that is true of the scene; a pair is told from either side, the rest in reading order."""
     things = tuple(placed.thing for placed in scene)
     if kind == "pair":
         spec = canonical(scene)
         assert spec.relation is not None
         return spec if rng.random() < 0.5 else Spec(spec.things[::-1], relation=CONVERSE[spec.relation])
-    if kind == "list":
-        return Spec(tuple(rng.sample(things, len(things))))
     return Spec(things, cell=scene[0].cell if kind == "placed" else None)
 
 

@@ -178,8 +178,15 @@ def seen_items(seed: int, number: int) -> list[Item]:
 
 
 def unseen_items(seed: int, number: int) -> list[Item]:
-    """Items of the train split that the warm-up does not learn from: as new to it as the test split."""
-    return _items("train", seed, number, lambda item: percentile(item.scene) < UNSEEN_PERCENTILE)
+    """Items of the train split that the warm-up does not learn from: as new to it as the test split, and like it.
+
+    Prompts that name no cell are left out, because the test split has none.
+    """
+
+    def keep(item: Item) -> bool:
+        return percentile(item.scene) < UNSEEN_PERCENTILE and (len(item.scene) > 1 or item.spec.cell is not None)
+
+    return _items("train", seed, number, keep)
 
 
 def encode_pools(policy: JanusPolicy, items: Sequence[Item]) -> dict[str, Rollout]:

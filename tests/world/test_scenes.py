@@ -63,7 +63,7 @@ def test_items_come_from_split_seed_and_index_alone():
 def test_the_hash_and_the_generator_are_the_same_on_every_machine():
     item = world_item("train", 0, 0)
     assert item.triplet.prompt == "a yellow square, a red square and a yellow triangle"
-    assert item.question.text == "where is the yellow square? top-right A top-left B bottom-left C bottom-right D"
+    assert item.question.text == "what colour is the triangle? purple A black B red C yellow D"
     assert split_of((Placed(Thing("red", "circle"), "top-left"),)) == "train"
 
 
