@@ -1,0 +1,65 @@
+"""Every command that the README shows is run, in order and as written, in one fresh folder."""
+
+import os
+import re
+import shlex
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[1]
+README = (ROOT / "README.md").read_text(encoding="utf-8")
+BLOCKS = re.findall(r"```sh\n(.*?)```", README, re.DOTALL)
+COMMANDS = [line.split("#")[0].strip() for block in BLOCKS for line in block.splitlines() if line.strip()]
+CORL = [command for command in COMMANDS if command.startswith("corl ")]
+EXPECTED = {
+    "corl train unified --recipe unified/janus-pro-1b --out runs/janus-pro-1b": (1, "No triplets could be read"),
+    "corl recipe diff world/unified world/checker": (1, ""),  # they differ
+}  # what needs a network says so; everything else exits 0
+
+
+def test_the_readme_shows_only_commands_that_are_tested() -> None:
+    assert len(CORL) >= 10
+    assert set(COMMANDS) - set(CORL) == {"make demo", "make test"}
+    assert set(EXPECTED) <= set(CORL)
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return tmp_path_factory.mktemp("reader")
+
+
+@pytest.mark.parametrize("command", CORL)
+def test_the_readmes_commands_run(command: str, folder: Path) -> None:
+    code, words = EXPECTED.get(command, (0, ""))
+    done = subprocess.run(
+        [sys.executable, "-m", "corl_cli", *shlex.split(command)[1:]],
+        cwd=folder,
+        capture_output=True,
+        text=True,
+        timeout=900,
+        env=os.environ | {"HF_HUB_OFFLINE": "1"},
+    )
+    assert done.returncode == code, done.stderr
+    assert words in done.stderr
+
+
+def test_the_readmes_reward_scores_drawings(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    from PIL import Image
+
+    from corl_cli.core.recipe import RewardSpec
+    from corl_cli.rewards import bind
+
+    (code,) = re.findall(r"```python\n(.*?)```", README, re.DOTALL)
+    (tmp_path / "readme_reward.py").write_text(code)
+    monkeypatch.chdir(tmp_path)
+    reward = bind(RewardSpec(name="readme_reward:Dark"), "t2i")
+    outputs = [Image.new("RGB", (4, 4), shade) for shade in ("black", "white")]
+    assert reward.score(type("R", (), {"outputs": outputs})(), None).values.tolist() == [1.0, 0.0]  # type: ignore[arg-type]
+
+
+def test_make_demo_trains_the_demonstration_and_goes_on() -> None:
+    shown = subprocess.run(["make", "-n", "demo"], cwd=ROOT, capture_output=True, text=True, check=True).stdout
+    assert "corl train unified --out runs/demo --resume" in shown
