@@ -6,7 +6,7 @@ import re
 from dataclasses import dataclass, field
 
 from corl_cli.scoring import lexicon
-from corl_cli.scoring.english import singular
+from corl_cli.scoring.english import NUMBERS, singular
 
 MAX_WORDS = 200  # of a caption; what follows is not read
 
@@ -27,11 +27,12 @@ def read(text: str) -> tuple[list[Thing], list[Link]]:
     """The things of a caption in order, and (subject, object, relation) by their indices. Never fails.
 
     Words that no list knows are taken for names; the last of a noun phrase is its thing, the others are its
-    attributes.
+    attributes. Things alike in name and attributes are counted as one: "a red cross and a red cross" is "two red
+    crosses".
     """
     things: list[Thing] = []
     steps = _steps(_tokens(text), things)
-    return things, _links(steps)
+    return _counted(things, _links(steps))
 
 
 def _tokens(text: str) -> list[str]:
@@ -159,3 +160,19 @@ def _canonical(subject: int, target: int, name: str) -> Link:
     if converse := lexicon.CONVERSE.get(name):
         return target, subject, converse
     return subject, target, name
+
+
+def _counted(things: list[Thing], links: list[Link]) -> tuple[list[Thing], list[Link]]:
+    """Equal things merged into one with their number; a thing that has a number already stays itself."""
+    groups: dict[object, list[int]] = {}
+    for index, thing in enumerate(things):
+        has_number = any(word in NUMBERS for word in thing.attributes)
+        groups.setdefault(index if has_number else (thing.name, frozenset(thing.attributes)), []).append(index)
+    merged: list[Thing] = []
+    place: dict[int, int] = {}
+    for position, members in enumerate(groups.values()):
+        first = things[members[0]]
+        number = [lexicon.attribute(str(len(members)))] if len(members) > 1 else []
+        merged.append(Thing(first.name, [*number, *first.attributes]))
+        place |= dict.fromkeys(members, position)
+    return merged, [(place[subject], place[target], name) for subject, target, name in links]

@@ -112,6 +112,14 @@ def test_partial_agreement_by_hand():
     assert agreement("a red circle", "three red circles") == pytest.approx(2 * 2 / 5)
 
 
+def test_equal_things_are_counted():
+    assert agreement("a red cross and a red cross", "two red crosses") == 1
+    assert agreement("a red cross, a green cross and a red cross", "a green cross and two red crosses") == 1
+    # cross, two, red match; the relation is extra
+    assert agreement("a red cross above a red cross", "two red crosses") == pytest.approx(2 * 3 / 7)
+    assert agreement("a red cross", "two red crosses") < 1
+
+
 @given(TUPLES, TUPLES, st.randoms(), st.booleans())
 def test_f_score_is_bounded_symmetric_and_blind_to_order(candidate, reference, rng, synonyms):
     score = f_score(candidate, reference, synonyms=synonyms)
