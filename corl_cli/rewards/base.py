@@ -11,7 +11,7 @@ import torch
 from pydantic import BaseModel, ConfigDict
 from torch import Tensor
 
-from corl_cli.core.errors import CorlError, UsageError
+from corl_cli.core.errors import CorlError
 from corl_cli.core.types import RewardResult, Rollout, Task
 from corl_cli.models.base import UnifiedPolicy
 
@@ -60,16 +60,11 @@ class Criterion:
 
 
 class Rubric:
-    """The weighted rewards of one task; UsageError when a name occurs twice, for scores are kept by name."""
+    """The weighted rewards of one task."""
 
     def __init__(self, task: Task, criteria: Sequence[Criterion]) -> None:
         self.task = task
         self.criteria = list(criteria)
-        names = [criterion.name for criterion in criteria]
-        if twice := sorted({name for name in names if names.count(name) > 1}):
-            raise UsageError(
-                f"rewards.{task} names {', '.join(twice)} more than once.", "Give it once, with its weight."
-            )
 
     @torch.no_grad()
     def __call__(self, rollout: Rollout, policy: UnifiedPolicy) -> RewardResult:

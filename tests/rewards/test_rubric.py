@@ -3,7 +3,7 @@ import math
 import pytest
 import torch
 
-from corl_cli.core.errors import CorlError, UsageError
+from corl_cli.core.errors import CorlError
 from corl_cli.core.types import Rollout, Sampling
 from corl_cli.rewards.base import Criterion, Options, Reward, Rubric, Scores
 
@@ -80,8 +80,3 @@ def test_a_missing_score_masks_the_row_when_told_to(rollout, policy):
 def test_scores_of_the_wrong_number_stop(rollout, policy):
     with pytest.raises(CorlError, match=r"shape \[3\] for 2 samples"):
         Rubric("mm2t", [criterion("x", 1.0, [1.0, 2.0, 3.0])])(rollout, policy)
-
-
-def test_a_reward_is_named_once():
-    with pytest.raises(UsageError, match="names x more than once"):
-        Rubric("mm2t", [criterion("x", 1.0, [1.0]), criterion("x", 2.0, [1.0])])
