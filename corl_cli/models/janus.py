@@ -108,34 +108,10 @@ class JanusPolicy(UnifiedPolicy):
     def sample(self, task: Task, triplets: Sequence[Triplet], sampling: Sampling, *, key: str) -> Rollout:
         """See UnifiedPolicy.sample."""
         ids, mask, pixels = self._prompts(task, triplets)
-        self._check_length(ids, self.num_drawing_tokens if task == "t2i" else sampling.max_new_tokens)
         rows = [t for t in triplets for _ in range(sampling.group_size)]
         labels = (f"{key}|{t.id}|{sample}" for t in triplets for sample in range(sampling.group_size))
-        keys = row_keys(labels, self.device)
-        outputs: list[Image.Image | str]
-        with self._inference():
-            decoder = self._fresh_decoder()
-            if task == "t2i":
-                unconditional = decoder.embed(self.unconditional(ids)) if sampling.cfg_weight != 1 else None
-                tokens, logps = draw(
-                    decoder,
-                    decoder.embed(ids),
-                    mask,
-                    self.model.model.generation_head,
-                    self.model.prepare_embeddings_for_image_generation,
-                    sampling,
-                    keys,
-                    self.num_drawing_tokens,
-                    unconditional,
-                )
-                written = torch.ones_like(tokens, dtype=torch.bool)
-                outputs = [*self.decode_images(tokens)]
-            else:
-                assert pixels is not None
-                prompts = self._place(decoder.embed(ids), ids, self._see(pixels))
-                eos, pad = self.tokenizer.eos_token_id, self.tokenizer.pad_token_id
-                tokens, written, logps = write(decoder, prompts, mask, sampling, keys, eos, pad)
-                outputs = [*self._texts(tokens, written)]
+        tokens, written, logps = self.complete(task, ids, mask, pixels, sampling, row_keys(labels, self.device))
+        outputs: Sequence[Any] = self.decode_images(tokens) if task == "t2i" else self._texts(tokens, written)
         return Rollout(
             task=task,
             triplets=rows,
@@ -145,9 +121,29 @@ class JanusPolicy(UnifiedPolicy):
             completion_ids=tokens,
             completion_mask=written,
             logps=logps,
-            outputs=outputs,
+            outputs=list(outputs),
             sampling=sampling,
         )
+
+    def complete(
+        self, task: Task, ids: Tensor, mask: Tensor, pixels: Tensor | None, sampling: Sampling, keys: Tensor
+    ) -> tuple[Tensor, Tensor, Tensor]:
+        """Completion tokens, their mask and log-probs [N, L] for encoded prompts [B, P]; one noise key for each row."""
+        self._check_length(ids, self.num_drawing_tokens if task == "t2i" else sampling.max_new_tokens)
+        with self._inference():
+            decoder = self._fresh_decoder()
+            prompts = decoder.embed(ids)
+            if task == "mm2t":
+                assert pixels is not None
+                prompts = self._place(prompts, ids, self._see(pixels))
+                eos, pad = self.tokenizer.eos_token_id, self.tokenizer.pad_token_id
+                return write(decoder, prompts, mask, sampling, keys, eos, pad)
+            unconditional = decoder.embed(self.unconditional(ids)) if sampling.cfg_weight != 1 else None
+            vocabulary = torch.arange(self.model.config.vq_config.num_embeddings, device=self.device)
+            embeddings = self.model.prepare_embeddings_for_image_generation(vocabulary)
+            head, length = self.model.model.generation_head, self.num_drawing_tokens
+            tokens, logps = draw(decoder, prompts, mask, head, embeddings, sampling, keys, length, unconditional)
+            return tokens, torch.ones_like(tokens, dtype=torch.bool), logps
 
     def encode(
         self, task: Task, triplets: Sequence[Triplet], targets: Sequence[str] | Sequence[Image.Image]

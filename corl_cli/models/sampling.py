@@ -19,17 +19,20 @@ from corl_cli.core.types import Sampling
 from corl_cli.models.noise import gumbel
 
 Head = Callable[[Tensor], Tensor]  # hidden states [R, D] -> logits [R, V]
-Embed = Callable[[Tensor], Tensor]  # token ids [R] -> embeddings [R, D]
 
 
 @dataclass
 class Cache:
-    """Keys and values [R, heads, T, D] of each layer, the columns in use, and each row's next position."""
+    """Keys and values [R, heads, T, D] of each layer, of which `length` columns are in use.
+
+    `visible` [R, T] are the columns that a row may attend to, `rotation` the cosines and sines [R, 1, T, D] of each
+    row's own positions: padding does not count.
+    """
 
     keys: list[Tensor]
     values: list[Tensor]
-    visible: Tensor  # [R, T] bool: columns a row may attend to
-    positions: Tensor  # [R]
+    visible: Tensor
+    rotation: tuple[Tensor, Tensor]
     length: int
     padded: bool
 
@@ -47,7 +50,7 @@ class Cache:
             keys=[change(keys) for keys in self.keys],
             values=[change(values) for values in self.values],
             visible=change(self.visible),
-            positions=change(self.positions),
+            rotation=(change(self.rotation[0]), change(self.rotation[1])),
         )
 
 
@@ -63,6 +66,7 @@ class Decoder:
         self.heads = config.num_attention_heads
         self.kv_heads = config.num_key_value_heads
         self.head_dim = config.head_dim
+        self.split = [self.heads + self.kv_heads, self.kv_heads]  # queries and keys, which rotate; values, which do not
         self.eps = config.rms_norm_eps
         self.layers = [{name: _copy(parts, dtype) for name, parts in _fused(layer).items()} for layer in llama.layers]
         self.ends = {name: _copy(parts, dtype) for name, parts in self._ends().items()}
@@ -105,7 +109,7 @@ class Decoder:
             keys=[embeds.new_zeros(shape, dtype=self.dtype) for _ in self.layers],
             values=[embeds.new_zeros(shape, dtype=self.dtype) for _ in self.layers],
             visible=visible,
-            positions=mask.sum(-1),
+            rotation=self._rotation(visible),
             length=length,
             padded=not bool(mask.all()),
         )
@@ -115,7 +119,7 @@ class Decoder:
             # a padding query sees itself, or its softmax would be over nothing
             attend = (causal & mask.bool()[:, None]) | torch.eye(length, dtype=torch.bool, device=embeds.device)
             attend = attend[:, None]
-        hidden = self._run(embeds, _positions(mask), cache, 0, attend)
+        hidden = self._run(embeds, cache, 0, attend)
         return hidden[:, -1], cache
 
     def step(self, embeds: Tensor, cache: Cache) -> Tensor:
@@ -123,42 +127,30 @@ class Decoder:
         start = cache.length
         cache.length += 1
         attend = cache.visible[:, None, None, : cache.length] if cache.padded else None
-        hidden = self._run(embeds[:, None], cache.positions[:, None], cache, start, attend)
-        cache.positions = cache.positions + 1
-        return hidden[:, 0]
+        return self._run(embeds[:, None], cache, start, attend)[:, 0]
 
-    def _run(self, x: Tensor, positions: Tensor, cache: Cache, start: int, attend: Tensor | None) -> Tensor:
-        x = x.to(self.dtype)
-        cos, sin = (table[:, None] for table in self.llama.rotary_emb(x, positions))
+    def _rotation(self, visible: Tensor) -> tuple[Tensor, Tensor]:
+        positions = (visible.long().cumsum(-1) - 1).clamp(min=0)
+        cos, sin = self.llama.rotary_emb(self.ends["norm"], positions)
+        return cos[:, None], sin[:, None]
+
+    def _run(self, x: Tensor, cache: Cache, start: int, attend: Tensor | None) -> Tensor:
+        rows, length, width = x.shape
+        x = x.to(self.dtype).reshape(rows * length, width)
+        cos, sin = (table[:, :, start : cache.length] for table in cache.rotation)
         if attend is not None:  # once a step rather than once a layer
             attend = torch.zeros_like(attend, dtype=x.dtype).masked_fill(~attend, -torch.inf)
         for layer, keys, values in zip(self.layers, cache.keys, cache.values, strict=True):
-            x = self._layer(layer, x, keys, values, cos, sin, start, attend)
-        return F.rms_norm(x, x.shape[-1:], self.ends["norm"], self.eps)
-
-    def _layer(
-        self,
-        layer: dict[str, Tensor],
-        x: Tensor,
-        keys: Tensor,
-        values: Tensor,
-        cos: Tensor,
-        sin: Tensor,
-        start: int,
-        attend: Tensor | None,
-    ) -> Tensor:
-        rows, length, width = x.shape
-        end = start + length
-        qkv = F.linear(F.rms_norm(x, (width,), layer["norm1"], self.eps), layer["qkv"])
-        qkv = qkv.view(rows, length, -1, self.head_dim).transpose(1, 2)
-        both, v = qkv.split([self.heads + self.kv_heads, self.kv_heads], dim=1)
-        q, k = _rotate(both, cos, sin).split([self.heads, self.kv_heads], dim=1)
-        keys[:, :, start:end] = k
-        values[:, :, start:end] = v
-        attended = _attend(q, keys[:, :, :end], values[:, :, :end], attend)
-        x = x + F.linear(attended.transpose(1, 2).reshape(rows, length, -1), layer["o"])
-        gate, up = F.linear(F.rms_norm(x, (width,), layer["norm2"], self.eps), layer["gate_up"]).chunk(2, dim=-1)
-        return x + F.linear(F.silu(gate) * up, layer["down"])
+            qkv = F.linear(F.rms_norm(x, (width,), layer["norm1"], self.eps), layer["qkv"])
+            both, v = qkv.view(rows, length, -1, self.head_dim).transpose(1, 2).split(self.split, dim=1)
+            q, k = _rotate(both, cos, sin).split([self.heads, self.kv_heads], dim=1)
+            keys[:, :, start : cache.length] = k
+            values[:, :, start : cache.length] = v
+            attended = _attend(q, keys[:, :, : cache.length], values[:, :, : cache.length], attend)
+            x = torch.addmm(x, attended.transpose(1, 2).reshape(rows * length, -1), layer["o"].T)
+            gate, up = F.linear(F.rms_norm(x, (width,), layer["norm2"], self.eps), layer["gate_up"]).chunk(2, dim=-1)
+            x = torch.addmm(x, F.silu(gate).mul_(up), layer["down"].T)
+        return F.rms_norm(x, (width,), self.ends["norm"], self.eps).view(rows, length, width)
 
     def _ends(self) -> dict[str, list[Tensor]]:
         llama = self.llama
@@ -173,13 +165,15 @@ def draw(
     prompts: Tensor,
     mask: Tensor,
     head: Head,
-    embed: Embed,
+    embeddings: Tensor,
     sampling: Sampling,
     keys: Tensor,
     num_tokens: int,
     unconditional: Tensor | None,
 ) -> tuple[Tensor, Tensor]:
     """Image tokens and their log-probs [N, num_tokens] for B prompts [B, P, D], N = len(keys) = B * G rows.
+
+    `embeddings` [V, D] are the inputs that image tokens become.
 
     With `unconditional` prompts [B, P, D] the logits are mixed, u + w (c - u), in float32 (classifier-free guidance,
     Ho and Salimans 2022); log-probs are those of the conditional half at the sampling temperature.
@@ -200,7 +194,7 @@ def draw(
         tokens.append(token)
         logps.append(logp)
         if position < num_tokens - 1:
-            hidden = decoder.step(embed(token if unconditional is None else token.repeat(2)), cache)
+            hidden = decoder.step(embeddings[token if unconditional is None else token.repeat(2)], cache)
     return torch.stack(tokens, 1), torch.stack(logps, 1)
 
 
@@ -298,10 +292,6 @@ def _fused(layer: Any) -> dict[str, list[Tensor]]:
 
 def _copy(parts: list[Tensor], dtype: torch.dtype) -> Tensor:
     return torch.cat([part.detach() for part in parts]).to(dtype, copy=True)
-
-
-def _positions(mask: Tensor) -> Tensor:
-    return (mask.long().cumsum(-1) - 1).clamp(min=0)
 
 
 def _rotate(x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:

@@ -13,6 +13,7 @@ from corl_cli.core.recipe import Data, Model
 from corl_cli.core.types import Rollout, Sampling, Task
 from corl_cli.data import triplets
 from corl_cli.models.janus import JanusPolicy
+from corl_cli.models.noise import row_keys
 from corl_cli.pipelines.build import build_policy
 
 CFG_WEIGHT = 5.0  # Janus' own; transformers' image loop needs one above 1
@@ -73,7 +74,9 @@ def _rate(sample: Callable[[], int], device: torch.device) -> float:
 
 def _sampled(policy: JanusPolicy, like: Rollout, key: str) -> int:
     group = like.sampling.group_size
-    return int(policy.sample(like.task, like.triplets[::group], like.sampling, key=key).completion_mask.sum())
+    ids, mask = like.prompt_ids[::group], like.prompt_mask[::group]
+    keys = row_keys((f"{key}|{row}" for row in range(len(like))), policy.device)
+    return int(policy.complete(like.task, ids, mask, like.pixel_values, like.sampling, keys)[1].sum())
 
 
 def _generated(policy: JanusPolicy, like: Rollout) -> int:
@@ -90,7 +93,6 @@ def _generated(policy: JanusPolicy, like: Rollout) -> int:
             tokens = policy.model.generate(
                 like.prompt_ids[::group], generation_mode="image", guidance_scale=like.sampling.cfg_weight, **shared
             )
-            policy.decode_images(tokens)
             return tokens.numel()
         ids = policy.model.generate(
             like.prompt_ids[::group],

@@ -28,16 +28,24 @@ SMALL = Plan(
 
 
 @pytest.fixture(scope="module")
-def built(tmp_path_factory):
-    """A build of a few steps, killed after its first phase and resumed."""
-    out = tmp_path_factory.mktemp("build") / "tiny"
+def begun(tmp_path_factory):
+    """A build of a few steps, interrupted after its first phase."""
 
     def stop(phase, done, total, note):
         if phase == "copying":
             raise KeyboardInterrupt
 
+    out = tmp_path_factory.mktemp("begun") / "tiny"
     with pytest.raises(KeyboardInterrupt):
         build(out, plan=SMALL, report=stop)
+    return out
+
+
+@pytest.fixture(scope="module")
+def built(begun, tmp_path_factory):
+    """The same build, resumed and finished."""
+    out = tmp_path_factory.mktemp("built") / "tiny"
+    shutil.copytree(begun, out)
     build(out, plan=SMALL, resume=True)
     return out
 
@@ -70,15 +78,9 @@ def test_a_folder_that_holds_something_is_not_overwritten(built, tmp_path):
     assert "not empty" in result.output
 
 
-def test_a_build_is_not_resumed_with_another_seed(tmp_path):
-    def stop(phase, done, total, note):
-        if phase == "copying":
-            raise KeyboardInterrupt
-
-    with pytest.raises(KeyboardInterrupt):
-        build(tmp_path, plan=SMALL, report=stop)
+def test_a_build_is_not_resumed_with_another_seed(begun):
     with pytest.raises(UsageError, match="seed 0"):
-        build(tmp_path, plan=SMALL, seed=1, resume=True)
+        build(begun, plan=SMALL, seed=1, resume=True)
 
 
 def test_the_warm_up_never_sees_what_it_is_judged_on():
