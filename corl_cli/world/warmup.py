@@ -32,10 +32,10 @@ COPY_ROWS = 96
 COPY_LEARNING_RATE = 1e-3
 COPY_TARGET = 0.95  # share of words copied rightly
 
-ROWS = {"t2i": 48, "mm2t": 24, "caption": 12, "copy": 24, "look-up": 16}
+ROWS = {"t2i": 48, "mm2t": 24, "caption": 16, "copy": 24, "look-up": 16}
 LEARNING_RATE = 1.5e-3
 DECAY = (600, 1500)  # steps between which the learning rate falls to its tenth
-RESTING_WEIGHT = 0.15  # of a task that is good enough; left out, it would be forgotten within 50 steps
+RESTING_WEIGHT = 0.1  # of a task that is good enough; left out, it would be forgotten within 50 steps
 CONCLUSION_WEIGHT = 5.0  # of what follows "is" in a solution: few tokens, and they decide
 LETTER_WEIGHT = 20.0  # of option letters, the last thing that is learnt
 CAPTION_DROPOUT = 0.1  # prompts emptied for classifier-free guidance
@@ -125,9 +125,9 @@ class WarmUp:
         _set_rate(self.optimiser, LEARNING_RATE * (1 - 0.9 * min(1, max(0, decayed))), self.steps)
         self.policy.train()
         losses = {
-            "t2i": 1.5 * self._draw_loss(),
+            "t2i": self._draw_loss(),
             "mm2t": self._text_loss("mm2t"),
-            "caption": 0.5 * self._text_loss("caption"),
+            "caption": self._text_loss("caption"),
             "copy": 0.5 * _copying(self.policy, _repeats(self.words, ROWS["copy"], self.rng, self.generator))[0],
             "look-up": 0.5 * self._look_up_loss(),
         }
