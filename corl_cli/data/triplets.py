@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from datasets import Dataset
 
 COLUMNS = ("image", "prompt", "question", "answer", "answer_type")
-WORLD_SIZE = 4096  # triplets of one epoch of the embedded world; every seed has its own
+WORLD_SIZE = 12288  # triplets of one epoch of the embedded world; every seed has its own
 _ANSWER = re.compile(r"<answer>(.*?)</answer>", re.DOTALL)
 
 
