@@ -33,8 +33,8 @@ class UnifiedPolicy(nn.Module, ABC):
     def sample(self, task: Task, triplets: Sequence[Triplet], sampling: Sampling, *, key: str) -> Rollout:
         """Draw `sampling.group_size` completions for each triplet: N = B * G rows, group-major.
 
-        The noise depends on (key, triplet id, sample index, position) alone, so a row is the same whatever batch it
-        is in. Runs in eval mode without gradients and restores the mode afterwards.
+        The noise depends on (task, key, triplet id, sample index, position) alone, so a row is the same whatever batch
+        it is in. Runs in eval mode without gradients and restores the mode afterwards.
         """
 
     @abstractmethod
@@ -59,6 +59,10 @@ class UnifiedPolicy(nn.Module, ABC):
     @abstractmethod
     def checkpoint_layers(self) -> None:
         """Compute the activations of learning layers again in the backward pass, in training mode only."""
+
+    @abstractmethod
+    def learn(self, tasks: Sequence[Task]) -> None:
+        """Freeze what these tasks do not touch: DDP waits for every parameter that could learn."""
 
     @abstractmethod
     def trainable(self) -> list[nn.Parameter]:

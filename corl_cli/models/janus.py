@@ -26,7 +26,8 @@ from corl_cli.models.logprobs import token_logps
 from corl_cli.models.noise import row_keys
 from corl_cli.models.sampling import Decoder, draw, write
 
-DECODE_PIXELS = 1 << 24  # pixels decoded or encoded by the VQ model at once
+DECODE_PIXELS = 1 << 21  # pixels decoded or encoded by the VQ model at once: 14 images of Janus-Pro
+CACHE_BYTES = 8 << 30  # keys and values held at once while sampling
 
 
 class JanusPolicy(UnifiedPolicy):
@@ -54,7 +55,7 @@ class JanusPolicy(UnifiedPolicy):
         """See UnifiedPolicy.load."""
         try:
             model, report = JanusForConditionalGeneration.from_pretrained(
-                path, dtype=torch.float32, attn_implementation=attention, output_loading_info=True
+                path, config=_config(path), dtype=torch.float32, attn_implementation=attention, output_loading_info=True
             )
             tokenizer = AutoTokenizer.from_pretrained(path)
             image_processor = JanusImageProcessorPil.from_pretrained(path)
@@ -76,7 +77,7 @@ class JanusPolicy(UnifiedPolicy):
     def count(cls, path: str | Path) -> tuple[int, int]:
         """See UnifiedPolicy.count."""
         try:
-            config = JanusConfig.from_pretrained(path)
+            config = _config(path)
         except Exception as error:
             raise _unreadable(path, error) from error
         with torch.device("meta"):
@@ -89,6 +90,10 @@ class JanusPolicy(UnifiedPolicy):
         """See UnifiedPolicy.save."""
         self.model.save_pretrained(path)
         self.processor.save_pretrained(path)
+
+    def learn(self, tasks: Sequence[Task]) -> None:
+        """See UnifiedPolicy.learn: drawing does not touch the language head."""
+        self.model.lm_head.requires_grad_("mm2t" in tasks)
 
     def trainable(self) -> list[nn.Parameter]:
         """See UnifiedPolicy.trainable."""
@@ -109,7 +114,7 @@ class JanusPolicy(UnifiedPolicy):
         """See UnifiedPolicy.sample."""
         ids, mask, pixels = self._prompts(task, triplets)
         rows = [t for t in triplets for _ in range(sampling.group_size)]
-        labels = (f"{key}|{t.id}|{sample}" for t in triplets for sample in range(sampling.group_size))
+        labels = (f"{task}|{key}|{t.id}|{sample}" for t in triplets for sample in range(sampling.group_size))
         tokens, written, logps = self.complete(task, ids, mask, pixels, sampling, row_keys(labels, self.device))
         outputs: Sequence[Any] = self.decode_images(tokens) if task == "t2i" else self._texts(tokens, written)
         return Rollout(
@@ -128,8 +133,33 @@ class JanusPolicy(UnifiedPolicy):
     def complete(
         self, task: Task, ids: Tensor, mask: Tensor, pixels: Tensor | None, sampling: Sampling, keys: Tensor
     ) -> tuple[Tensor, Tensor, Tensor]:
-        """Completion tokens, their mask and log-probs [N, L] for encoded prompts [B, P]; one noise key for each row."""
-        self._check_length(ids, self.num_drawing_tokens if task == "t2i" else sampling.max_new_tokens)
+        """Completion tokens, their mask and log-probs [N, L] for encoded prompts [B, P]; one noise key for each row.
+
+        As many prompts go at once as their keys and values fit into CACHE_BYTES.
+        """
+        limit = self.num_drawing_tokens if task == "t2i" else sampling.max_new_tokens
+        self._check_length(ids, limit)
+        config, group = self.model.config.text_config, len(keys) // len(ids)
+        columns = config.num_hidden_layers * 2 * config.num_key_value_heads * config.head_dim * self.dtype.itemsize
+        halves = 2 if task == "t2i" and sampling.cfg_weight != 1 else 1
+        size = max(1, CACHE_BYTES // (group * halves * (ids.shape[1] + limit) * columns))  # prompts at once
+        parts = [
+            self._complete(task, ids[rows], mask[rows], None if pixels is None else pixels[rows], sampling, own)
+            for rows, own in zip(
+                torch.arange(len(ids), device=ids.device).split(size), keys.split(size * group), strict=True
+            )
+        ]
+        longest = max(part[0].shape[1] for part in parts)
+        fills = (self.tokenizer.pad_token_id, False, 0.0)
+        tokens, written, logps = (
+            torch.cat([F.pad(tensor, (0, longest - tensor.shape[1]), value=fill) for tensor in tensors])
+            for tensors, fill in zip(zip(*parts, strict=True), fills, strict=True)
+        )
+        return tokens, written, logps
+
+    def _complete(
+        self, task: Task, ids: Tensor, mask: Tensor, pixels: Tensor | None, sampling: Sampling, keys: Tensor
+    ) -> tuple[Tensor, Tensor, Tensor]:
         with self._inference():
             decoder = self._fresh_decoder()
             prompts = decoder.embed(ids)
@@ -311,7 +341,7 @@ class JanusPolicy(UnifiedPolicy):
             )
 
     def _fresh_decoder(self) -> Decoder:
-        if self._decoder is None or self._decoder.ends["norm"].device != self.device:
+        if self._decoder is None or self._decoder.words.device != self.device:
             self._decoder = Decoder(self.model.model.language_model, self.model.lm_head, self.dtype)
         self._decoder.refresh()
         return self._decoder
@@ -329,6 +359,13 @@ class JanusPolicy(UnifiedPolicy):
                 yield
         finally:
             self.train(training)
+
+
+def _config(path: str | Path) -> JanusConfig:
+    """The checkpoint's configuration; Janus never ties its embeddings, though transformers' default says so."""
+    config = JanusConfig.from_pretrained(path)
+    config.tie_word_embeddings = False
+    return config
 
 
 def _unreadable(path: str | Path, error: Exception) -> CorlError:

@@ -2,7 +2,8 @@
 
 transformers' generate builds masks, caches and processors anew for every token and evaluates heads it does not need;
 a drawing of 576 tokens spends most of its time there. This decoder holds a copy of the weights in the compute
-precision, with fused projections and fixed addresses, refreshed in place when the policy has changed.
+precision, with fused projections and fixed addresses, refreshed in place when the policy has changed. As under the
+trainer's autocast only the products run in that precision: residual stream, norms and rotations stay in float32.
 """
 
 from __future__ import annotations
@@ -68,14 +69,10 @@ class Decoder:
         self.head_dim = config.head_dim
         self.split = [self.heads + self.kv_heads, self.kv_heads]  # queries and keys, which rotate; values, which do not
         self.eps = config.rms_norm_eps
+        self.dtype = dtype
         self.layers = [{name: _copy(parts, dtype) for name, parts in _fused(layer).items()} for layer in llama.layers]
-        self.ends = {name: _copy(parts, dtype) for name, parts in self._ends().items()}
+        self.words = _copy([lm_head.weight], dtype)
         self._seen = self._versions()
-
-    @property
-    def dtype(self) -> torch.dtype:
-        """The precision of the held weights."""
-        return self.ends["norm"].dtype
 
     @torch.no_grad()
     def refresh(self) -> None:
@@ -83,18 +80,20 @@ class Decoder:
         versions = self._versions()
         if versions == self._seen:
             return
-        for held, layer in zip([*self.layers, self.ends], [*map(_fused, self.llama.layers), self._ends()], strict=True):
-            for name, parts in layer.items():
+        for held, layer in zip(self.layers, self.llama.layers, strict=True):
+            for name, parts in _fused(layer).items():
                 held[name].copy_(torch.cat([part.detach() for part in parts]))
+        self.words.copy_(self.lm_head.weight)
         self._seen = versions
 
     def embed(self, ids: Tensor) -> Tensor:
         """Text embeddings of token ids, [...] -> [..., D]."""
-        return F.embedding(ids, self.ends["embed"])
+        embedded: Tensor = self.llama.embed_tokens(ids)
+        return embedded
 
     def word_logits(self, hidden: Tensor) -> Tensor:
         """Logits over the text vocabulary, [R, D] -> [R, V]."""
-        return F.linear(hidden, self.ends["lm_head"])
+        return F.linear(hidden.to(self.dtype), self.words)
 
     def prefill(self, embeds: Tensor, mask: Tensor, capacity: int) -> tuple[Tensor, Cache]:
         """Read left-padded prompts: embeds [R, P, D], mask [R, P] -> last hidden states [R, D] and a cache.
@@ -131,30 +130,29 @@ class Decoder:
 
     def _rotation(self, visible: Tensor) -> tuple[Tensor, Tensor]:
         positions = (visible.long().cumsum(-1) - 1).clamp(min=0)
-        cos, sin = self.llama.rotary_emb(self.ends["norm"], positions)
+        cos, sin = self.llama.rotary_emb(self.llama.norm.weight, positions)
         return cos[:, None], sin[:, None]
 
     def _run(self, x: Tensor, cache: Cache, start: int, attend: Tensor | None) -> Tensor:
         rows, length, width = x.shape
-        x = x.to(self.dtype).reshape(rows * length, width)
+        x = x.float().reshape(rows * length, width)
         cos, sin = (table[:, :, start : cache.length] for table in cache.rotation)
         if attend is not None:  # once a step rather than once a layer
-            attend = torch.zeros_like(attend, dtype=x.dtype).masked_fill(~attend, -torch.inf)
-        for layer, keys, values in zip(self.layers, cache.keys, cache.values, strict=True):
-            qkv = F.linear(F.rms_norm(x, (width,), layer["norm1"], self.eps), layer["qkv"])
+            attend = torch.zeros_like(attend, dtype=self.dtype).masked_fill(~attend, -torch.inf)
+        for own, layer, keys, values in zip(self.llama.layers, self.layers, cache.keys, cache.values, strict=True):
+            qkv = F.linear(self._norm(x, own.input_layernorm), layer["qkv"])
             both, v = qkv.view(rows, length, -1, self.head_dim).transpose(1, 2).split(self.split, dim=1)
-            q, k = _rotate(both, cos, sin).split([self.heads, self.kv_heads], dim=1)
+            q, k = _rotate(both, cos, sin).to(self.dtype).split([self.heads, self.kv_heads], dim=1)
             keys[:, :, start : cache.length] = k
             values[:, :, start : cache.length] = v
             attended = _attend(q, keys[:, :, : cache.length], values[:, :, : cache.length], attend)
-            x = torch.addmm(x, attended.transpose(1, 2).reshape(rows * length, -1), layer["o"].T)
-            gate, up = F.linear(F.rms_norm(x, (width,), layer["norm2"], self.eps), layer["gate_up"]).chunk(2, dim=-1)
-            x = torch.addmm(x, F.silu(gate).mul_(up), layer["down"].T)
-        return F.rms_norm(x, (width,), self.ends["norm"], self.eps).view(rows, length, width)
+            x = x + F.linear(attended.transpose(1, 2).reshape(rows * length, -1), layer["o"])
+            gate, up = F.linear(self._norm(x, own.post_attention_layernorm), layer["gate_up"]).chunk(2, dim=-1)
+            x = x + F.linear(F.silu(gate).mul_(up), layer["down"])
+        return F.rms_norm(x, (width,), self.llama.norm.weight, self.eps).view(rows, length, width)
 
-    def _ends(self) -> dict[str, list[Tensor]]:
-        llama = self.llama
-        return {"embed": [llama.embed_tokens.weight], "norm": [llama.norm.weight], "lm_head": [self.lm_head.weight]}
+    def _norm(self, x: Tensor, norm: Any) -> Tensor:
+        return F.rms_norm(x, x.shape[-1:], norm.weight, self.eps).to(self.dtype)
 
     def _versions(self) -> list[int]:
         return [weight._version for module in (self.llama, self.lm_head) for weight in module.parameters()]
@@ -281,10 +279,8 @@ def _attend(q: Tensor, keys: Tensor, values: Tensor, bias: Tensor | None) -> Ten
 def _fused(layer: Any) -> dict[str, list[Tensor]]:
     attention, mlp = layer.self_attn, layer.mlp
     return {
-        "norm1": [layer.input_layernorm.weight],
         "qkv": [attention.q_proj.weight, attention.k_proj.weight, attention.v_proj.weight],
         "o": [attention.o_proj.weight],
-        "norm2": [layer.post_attention_layernorm.weight],
         "gate_up": [mlp.gate_proj.weight, mlp.up_proj.weight],
         "down": [mlp.down_proj.weight],
     }

@@ -8,7 +8,9 @@ from PIL import Image
 
 from corl_cli.core.errors import CorlError
 from corl_cli.core.types import Sampling, Task, Triplet
+from corl_cli.models import janus
 from corl_cli.models.janus import JanusPolicy
+from corl_cli.trainer.preflight import check_identity
 
 SAMPLINGS = {
     "t2i": Sampling(group_size=3, temperature=0.8, cfg_weight=3.0, top_p=0.9),
@@ -34,6 +36,31 @@ def test_a_row_is_the_same_alone_and_in_a_batch(policy: JanusPolicy, triplets: l
         assert torch.equal(alone.completion_ids, rollout.completion_ids[rows, :length])
         assert torch.equal(alone.completion_mask, rollout.completion_mask[rows, :length])
         assert torch.allclose(policy(alone), policy(rollout)[rows, :length], atol=1e-4)
+
+
+@BOTH
+def test_prompts_that_do_not_fit_at_once_are_sampled_in_turns(
+    policy: JanusPolicy, triplets: list[Triplet], task: Task, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    whole = policy.sample(task, triplets, SAMPLINGS[task], key="k")
+    monkeypatch.setattr(janus, "CACHE_BYTES", 1_000_000)  # a prompt or two
+    turns = policy.sample(task, triplets, SAMPLINGS[task], key="k")
+    assert torch.equal(turns.completion_ids, whole.completion_ids)
+    assert torch.equal(turns.completion_mask, whole.completion_mask)
+    assert torch.allclose(turns.logps, whole.logps, atol=1e-4)
+
+
+@BOTH
+def test_bfloat16_agrees_within_the_preflights_bounds(
+    policy: JanusPolicy, triplets: list[Triplet], task: Task, tmp_path
+) -> None:
+    policy.save(tmp_path)
+    half = JanusPolicy.load(tmp_path, dtype="bfloat16")
+    assert {p.dtype for p in half.trainable()} == {torch.float32}
+    assert half.model.model.vqmodel.decoder.conv_in.weight.dtype == torch.bfloat16
+    many = replace(SAMPLINGS[task], group_size=16, cfg_weight=5.0)
+    found = check_identity(half, half.sample(task, triplets, many, key="k"), "bfloat16")
+    assert 0 < found.mean < 0.05
 
 
 @BOTH
@@ -183,3 +210,13 @@ def test_a_checkpoint_that_lacks_tensors_is_refused(policy: JanusPolicy, tmp_pat
 def test_too_long_a_completion_is_refused(policy: JanusPolicy, triplets: list[Triplet]) -> None:
     with pytest.raises(CorlError, match="exceed the model's context"):
         policy.sample("mm2t", triplets, Sampling(max_new_tokens=4096), key="k")
+
+
+def test_a_task_alone_learns_only_what_it_touches(policy: JanusPolicy, triplets: list[Triplet]) -> None:
+    for task in ("t2i", "mm2t"):
+        policy.learn([task])  # type: ignore[list-item]
+        policy.zero_grad()
+        policy(policy.sample(task, triplets, SAMPLINGS[task], key="k")).sum().backward()  # type: ignore[arg-type]
+        assert all(parameter.grad is not None for parameter in policy.trainable())
+    policy.learn(["t2i", "mm2t"])
+    policy.zero_grad()
