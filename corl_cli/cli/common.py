@@ -37,7 +37,6 @@ Set = Annotated[
 ]
 Out = Annotated[Path | None, typer.Option("--out", metavar="DIR", help="The folder to write to.")]
 Seed = Annotated[int | None, typer.Option("--seed", help="Seed, in place of the recipe's.")]
-Limit = Annotated[int | None, typer.Option("--limit", min=1, metavar="N", help="Use the first N items only.")]
 Json = Annotated[bool, typer.Option("--json", help="Print JSON.")]
 DryRun = Annotated[bool, typer.Option("--dry-run", help="Check, print the plan, and do nothing.")]
 Resume = Annotated[bool, typer.Option("--resume", help="Go on in --out where it stopped.")]

@@ -45,18 +45,20 @@ def unified(
         table([rows] if as_json else [{"plan": key, "": value} for key, value in rows.items()], as_json=as_json)
         return
     from corl_cli.pipelines import build, train
-    from corl_cli.pipelines.report import summarise
+    from corl_cli.pipelines.report import draw_curves, summarise
 
     build.check(loaded)
     run = train.open_run(loaded, out, resume=resume, command=["corl", *sys.argv[1:]])
     if train.is_complete(loaded, run):
         typer.echo(f"{run.path} is complete.", err=True)
-    else:
-        console().print(f"{loaded.name} in {run.path}")
-        total = train.num_steps(loaded)
-        with progress("training", total, done=train.steps_done(run)) as bar:
+    elif train.is_main_process():
+        console().print(f"{loaded.name} in {run.path}", markup=False, soft_wrap=True)
+        with progress("training", train.num_steps(loaded), done=train.steps_done(run)) as bar:
             train.train(loaded, run, Terminal(bar))
+    else:
+        train.train(loaded, run, Silent())
     if train.is_main_process():
+        draw_curves(run)
         _finish(run, summarise(run), as_json)
 
 
@@ -80,9 +82,19 @@ class Terminal:
         shown = [
             f"{words[r.task]} {r.mean:.3f} ± {r.stderr:.3f} (T = {r.temperature:g})"
             for r in readings
-            if "." not in r.score
+            if not r.answer_type
         ]
         self.say(f"step {step}, held out: " + ", ".join(shown))
+
+
+class Silent:
+    """What the other processes show."""
+
+    def say(self, line: str) -> None: ...
+
+    def step(self, step: int, metrics: Mapping[str, float]) -> None: ...
+
+    def readings(self, step: int, readings: Sequence[Reading]) -> None: ...
 
 
 def _finish(run: RunDir, summary: Any, as_json: bool) -> None:
@@ -108,4 +120,4 @@ def _finish(run: RunDir, summary: Any, as_json: bool) -> None:
     )
     typer.echo(f"{summary.step} steps in {summary.seconds:.0f} s, {summary.peak_gib:.2f} GiB at most.", err=True)
     typer.echo(f"Curves: {run.path / 'curves.png'}. Drawings and answers through time: {run.samples}.", err=True)
-    typer.echo(f"The model: {run.checkpoints}, or --checkpoint {run.path}.", err=True)
+    typer.echo(f"The model: {run.checkpoints}, to go on from it: --set model.checkpoint={run.path}", err=True)

@@ -10,6 +10,7 @@ from corl_cli.core.types import TASKS, Sampling, Task
 # Strict, because pydantic otherwise takes True and "1" for 1.
 Int = Annotated[int, Strict()]
 Float = Annotated[float, Strict()]
+Beta = Annotated[Float, Field(ge=0, lt=1)]
 Positive = Annotated[Int, Field(ge=1)]
 
 COLUMNS = ("id", "image", "prompt", "question", "answer", "answer_type")
@@ -44,6 +45,9 @@ class Data(Section):
     path: str = Field("world", description="'world', a hub id, a folder or a parquet file")
     split: str = Field("train", description="the part of the data to train on")
     limit: Positive | None = Field(None, description="use the first N triplets only")
+    holdout: Annotated[Float, Field(ge=0, lt=1)] = Field(
+        0.0, description="share of the split kept from training, by hash of the id, and offered as split 'test'"
+    )
     columns: dict[str, str] = Field({}, description=f"the data's own names of {', '.join(COLUMNS)}, where they differ")
     instruction: Instruction = Instruction()
 
@@ -131,7 +135,7 @@ class Optim(Section):
     """AdamW on float32 masters."""
 
     lr: Annotated[Float, Field(gt=0)] = Field(4e-6, description="peak learning rate")
-    betas: tuple[Float, Float] = (0.9, 0.999)
+    betas: tuple[Beta, Beta] = (0.9, 0.999)
     weight_decay: Annotated[Float, Field(ge=0)] = 0.0
     warmup_steps: Annotated[Int, Field(ge=0)] = Field(0, description="steps of linear warm-up")
     schedule: Literal["constant", "linear", "cosine"] = Field("linear", description="decay after the warm-up")
@@ -143,7 +147,7 @@ class Train(Section):
 
     tasks: list[Task] = Field(list(TASKS), min_length=1, description="what is trained; both is unified training")
     epochs: Positive = Field(1, description="passes over the data")
-    max_steps: Positive | None = Field(None, description="stop after this many optimiser steps")
+    max_steps: Positive | None = Field(None, description="this many batches, in place of the epochs")
     batch_size: Positive = Field(16, description="triplets per optimiser step over all processes")
     micro_batch_size: Positive | None = Field(None, description="triplets per backward pass; null is all at once")
 

@@ -35,9 +35,12 @@ class RunDir:
         self.checkpoints = path / "checkpoints"
 
     @classmethod
-    def create(cls, path: Path, recipe: Recipe, *, command: Sequence[str], data: Mapping[str, Any]) -> RunDir:
-        """A new run in an absent or empty folder; `data` is the fingerprint of what it reads.
+    def create(
+        cls, path: Path, recipe: Recipe, *, command: Sequence[str], data: Mapping[str, Any], start: str
+    ) -> RunDir:
+        """A new run in an absent or empty folder.
 
+        `data` is the fingerprint of what it reads, `start` where its weights come from.
         UsageError when something is there already.
         """
         run = cls(path)
@@ -53,7 +56,7 @@ class RunDir:
         with writing(path):
             for folder in (run.samples, run.rollouts, run.checkpoints):
                 folder.mkdir(parents=True, exist_ok=True)
-        write_atomic(run.provenance_file, json.dumps(_provenance(command, data), indent=2) + "\n")
+        write_atomic(run.provenance_file, json.dumps(_provenance(command, data, start), indent=2) + "\n")
         write_atomic(run.recipe_file, dump(recipe))  # last: it marks the folder as a run
         return run
 
@@ -84,6 +87,11 @@ class RunDir:
         if not self.recipe_file.is_file():
             raise UsageError(f"{self.path} is not a run: it has no recipe.yaml.", "Name a folder under runs/.")
         return load(self.recipe_file)
+
+    def provenance(self) -> dict[str, Any]:
+        """Where the run came from: command, versions, data, starting weights."""
+        provenance: dict[str, Any] = json.loads(self.provenance_file.read_text(encoding="utf-8"))
+        return provenance
 
     def append_metrics(self, line: Mapping[str, Any]) -> None:
         """Add one line to metrics.jsonl; values must be finite or None, which every JSON reader takes."""
@@ -139,7 +147,7 @@ def writing(path: Path) -> Iterator[None]:
         raise
 
 
-def _provenance(command: Sequence[str], data: Mapping[str, Any]) -> dict[str, Any]:
+def _provenance(command: Sequence[str], data: Mapping[str, Any], start: str) -> dict[str, Any]:
     return {
         "command": list(command),
         "started": datetime.now(UTC).isoformat(timespec="seconds"),
@@ -148,6 +156,7 @@ def _provenance(command: Sequence[str], data: Mapping[str, Any]) -> dict[str, An
         "python": platform.python_version(),
         **{name: _version(name) for name in LIBRARIES},
         "data": dict(data),
+        "start": start,
     }
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Sequence
 from dataclasses import replace
+from hashlib import blake2b
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, get_args, overload
 
@@ -20,6 +21,7 @@ if TYPE_CHECKING:
 
 COLUMNS = ("image", "prompt", "question", "answer", "answer_type")
 WORLD_SIZE = 12288  # triplets of one epoch of the embedded world; every seed has its own
+HELD_OUT = "test"  # the split that data.holdout makes
 _ANSWER = re.compile(r"<answer>(.*?)</answer>", re.DOTALL)
 
 
@@ -28,14 +30,24 @@ def load(data: Data, seed: int, split: str | None = None, limit: int | None = No
 
     UsageError for a split or column that is not there, CorlError for data that cannot be read.
     """
-    split, limit = split or data.split, limit or data.limit
+    wanted, limit = split or data.split, limit or data.limit
     if data.path == "world":
-        if split not in get_args(Split):
-            raise UsageError(f"The embedded world has no split '{split}'.", "Use train or test.")
-        return Dressed(WorldTriplets(split, limit or WORLD_SIZE, seed), data)  # type: ignore[arg-type]
-    rows = _read(data.path, split)
-    table = Table(rows if limit is None else rows.select(range(min(limit, len(rows)))), data)
-    return Dressed(table, data)
+        if wanted not in get_args(Split):
+            raise UsageError(f"The embedded world has no split '{wanted}'.", "Use train or test.")
+        return Dressed(WorldTriplets(wanted, limit or WORLD_SIZE, seed), data)  # type: ignore[arg-type]
+    if not data.holdout:
+        table = Table(_read(data.path, wanted), data)
+        return Dressed(table.select(range(min(limit or len(table), len(table)))), data)
+    if wanted not in (data.split, HELD_OUT):
+        raise UsageError(f"With data.holdout there are the splits {data.split} and {HELD_OUT}.", "Use one of them.")
+    table = Table(_read(data.path, data.split), data)
+    chosen = [row for row, name in enumerate(table.ids()) if is_held_out(name, data.holdout) == (wanted == HELD_OUT)]
+    return Dressed(table.select(chosen[:limit]), data)
+
+
+def is_held_out(name: str, share: float) -> bool:
+    """Whether the triplet of this id belongs to the held-out share; the same on every machine and in every order."""
+    return int.from_bytes(blake2b(name.encode(), digest_size=8).digest(), "big") < share * 2**64
 
 
 class Dressed(Sequence[Triplet]):
@@ -62,7 +74,7 @@ class Table(Sequence[Triplet]):
     """Triplets read from the rows of a `datasets` table, by the recipe's names of the columns."""
 
     def __init__(self, rows: Dataset, data: Data) -> None:
-        self.rows, self.source = rows, data.path
+        self.rows, self.data, self.source = rows, data, data.path
         self.columns = {name: data.columns.get(name, name) for name in COLUMNS}
         self.id_column = data.columns.get("id", "id")
         missing = [f"{name} (column '{own}')" for name, own in self.columns.items() if own not in rows.column_names]
@@ -94,11 +106,25 @@ class Table(Sequence[Triplet]):
             source=self.source,
         )
 
+    def ids(self) -> list[str]:
+        """The id of every row: its id column, or else its number."""
+        column = self.id_column in self.rows.column_names
+        return [str(name) for name in (self.rows[self.id_column] if column else range(len(self.rows)))]
+
+    def select(self, rows: Sequence[int]) -> Table:
+        """The table of some rows."""
+        return Table(self.rows.select(rows), self.data)
+
     def _image(self, value: Any, index: int) -> Any:
         from PIL import Image
 
         if isinstance(value, str):
-            value = Image.open(value)
+            try:
+                value = Image.open(value)
+            except OSError as error:
+                raise CorlError(
+                    f"Row {index} of {self.source}: the image {value} cannot be read.", "Mend or leave out the row."
+                ) from error
         if not isinstance(value, Image.Image):
             raise CorlError(
                 f"Row {index} of {self.source}: column '{self.columns['image']}' holds no image.",
@@ -128,12 +154,26 @@ def _read(path: str, split: str) -> Dataset:
     local = Path(path)
     try:
         if local.suffix == ".parquet":
-            return datasets.load_dataset("parquet", data_files=str(local), split="train")
+            return _only(datasets.load_dataset("parquet", data_files=str(local), split="train"), path, split)
         if (local / "dataset_info.json").exists():
-            return datasets.load_from_disk(str(local))
+            return _only(datasets.load_from_disk(str(local)), path, split)
+        if (local / "dataset_dict.json").exists():
+            return datasets.load_from_disk(str(local))[split]
         return datasets.load_dataset(path, split=split)
+    except UsageError:
+        raise
     except Exception as error:
         raise CorlError(
             f"No triplets could be read from {path} (split {split}): {str(error).strip().splitlines()[0]}",
             "Give a parquet file, a folder that datasets can load, or a hub id that this machine can reach.",
         ) from error
+
+
+def _only(rows: Dataset, path: str, split: str) -> Dataset:
+    """Rows that have no splits are the split train; asking for another would read the same rows again."""
+    if split != "train":
+        raise UsageError(
+            f"{path} has no splits, so it has no '{split}'.",
+            "Keep a share of it from training: --set data.holdout=0.02, whose split is called test.",
+        )
+    return rows

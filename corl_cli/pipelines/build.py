@@ -29,6 +29,7 @@ def check(recipe: Recipe) -> None:
     attempts: list[Callable[[], object]] = [
         partial(templates.check, recipe.data.instruction),
         partial(policy_class, recipe.model.family),
+        partial(_check_trackers, recipe.tracking.trackers),
         *(partial(bind, spec, task) for task, spec in specs(recipe)),
     ]
     for attempt in attempts:
@@ -40,6 +41,20 @@ def check(recipe: Recipe) -> None:
         messages = dict.fromkeys(fault.message for fault in faults)
         hints = dict.fromkeys(fault.hint for fault in faults if fault.hint)
         raise UsageError("\n".join(messages), "\n".join(hints) or None)
+
+
+def _check_trackers(names: Sequence[str]) -> None:
+    if not names:
+        return
+    from accelerate.tracking import LOGGER_TYPE_TO_CLASS, get_available_trackers
+
+    for name in names:
+        if name not in LOGGER_TYPE_TO_CLASS:
+            raise UsageError(
+                f"tracking.trackers: there is no tracker '{name}'.", f"Choose among {', '.join(LOGGER_TYPE_TO_CLASS)}."
+            )
+        if name not in map(str, get_available_trackers()):
+            raise UsageError(f"tracking.trackers: {name} is not installed.", f"Install it with pip install {name}")
 
 
 def specs(recipe: Recipe) -> list[tuple[Task, RewardSpec]]:
@@ -78,9 +93,14 @@ def locate(checkpoint: str) -> str:
 
 def build_policy(model: Model, checkpoint: str | Path | None = None) -> UnifiedPolicy:
     """The policy that a recipe names, or the one saved at `checkpoint`."""
-    from transformers.utils import logging
+    from transformers.utils import is_flash_attn_2_available, logging
 
     logging.disable_progress_bar()
+    if model.attention == "flash_attention_2" and not is_flash_attn_2_available():
+        raise UsageError(
+            "model.attention: flash-attn is not installed, or this machine has no GPU for it.",
+            "Install it with pip install flash-attn --no-build-isolation, or --set model.attention=sdpa",
+        )
     path = checkpoint or locate(model.checkpoint)
     return policy_class(model.family).load(path, dtype=model.dtype, attention=model.attention)
 

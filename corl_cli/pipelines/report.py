@@ -43,7 +43,7 @@ def summarise(run: RunDir) -> Summary:
     for line in lines:
         if "probe" in line:
             probe = line["probe"]
-            readings[probe["task"], probe["score"], probe["temperature"]].append(probe)
+            readings[probe["task"], _label(probe), probe["temperature"]].append(probe)
     changes = [
         Change(
             task=task,
@@ -62,6 +62,10 @@ def summarise(run: RunDir) -> Summary:
         peak_gib=max((line["memory/peak_gib"] for line in steps), default=0.0),
         changes=changes,
     )
+
+
+def _label(probe: dict[str, Any]) -> str:
+    return f"{probe['score']} ({probe['answer_type']})" if probe["answer_type"] else str(probe["score"])
 
 
 def draw_curves(run: RunDir) -> None:
@@ -83,8 +87,8 @@ def draw_curves(run: RunDir) -> None:
 
 def _draw_readings(axis: Any, lines: list[dict[str, Any]], task: str) -> None:
     probes = [(line["step"], line["probe"]) for line in lines if "probe" in line and line["probe"]["task"] == task]
-    for key in dict.fromkeys((probe["score"], probe["temperature"]) for _, probe in probes):
-        points = [(step, p["mean"], p["stderr"]) for step, p in probes if (p["score"], p["temperature"]) == key]
+    for key in dict.fromkeys((_label(probe), probe["temperature"]) for _, probe in probes):
+        points = [(step, p["mean"], p["stderr"]) for step, p in probes if (_label(p), p["temperature"]) == key]
         steps, means, errors = zip(*points, strict=True)
         axis.errorbar(steps, means, errors, marker="o", markersize=3, capsize=2, label=f"{key[0]}, T = {key[1]:g}")
     axis.set(title=f"{TITLES[task]}, held out", xlabel="step", ylabel="mean ± standard error")

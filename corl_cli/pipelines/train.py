@@ -7,10 +7,11 @@ from dataclasses import replace
 from pathlib import Path
 
 import torch
-from accelerate import Accelerator, PartialState
-from accelerate.utils import broadcast_object_list
+from accelerate import Accelerator, DistributedType, PartialState
+from accelerate.utils import GradientAccumulationPlugin, broadcast_object_list
 
 from corl_cli.core.errors import CorlError, UsageError
+from corl_cli.core.loader import flatten
 from corl_cli.core.recipe import Probes as ProbesSection
 from corl_cli.core.recipe import Recipe
 from corl_cli.core.run_dir import RunDir
@@ -19,7 +20,6 @@ from corl_cli.data import triplets
 from corl_cli.data.batches import ShuffledBatches
 from corl_cli.models.base import UnifiedPolicy
 from corl_cli.pipelines import build
-from corl_cli.pipelines.report import draw_curves
 from corl_cli.trainer import checkpoint
 from corl_cli.trainer.journal import SAMPLE_TRIPLETS, Display, Journal
 from corl_cli.trainer.loop import Trainer
@@ -36,9 +36,9 @@ def plan(recipe: Recipe) -> dict[str, str]:
     family = build.policy_class(recipe.model.family)
     trained, frozen = family.count(build.locate(recipe.model.checkpoint))
     width = 2 if recipe.model.dtype == "bfloat16" else 4
-    # float32 masters, gradients and two moments, and the sampler's copy; the reference doubles the compute copy
+    # float32 masters, gradients and two moments, and the sampler's copy; the reference has masters and a copy too
     memory = trained * (16 + width) + frozen * width
-    memory += (trained * 4 + frozen * width) if build.needs_reference(recipe) else 0
+    memory += (trained * (4 + width) + frozen * width) if build.needs_reference(recipe) else 0
     sizes = f"{trained / 1e6:,.2f} M of {(trained + frozen) / 1e6:,.2f} M weights learn"
     rows = {
         "recipe": recipe.name,
@@ -55,21 +55,23 @@ def plan(recipe: Recipe) -> dict[str, str]:
 
 
 def train(recipe: Recipe, run: RunDir, display: Display) -> None:
-    """Train in an open run directory from its newest checkpoint, or from the recipe's start; leaves curves.png.
+    """Train in an open run directory from its newest checkpoint, or from the recipe's start.
 
     CorlError when the run fails, Interrupted (a CorlError) when it was asked to stop; the state is saved in both cases
     as far as the last due checkpoint.
     """
-    accelerator = Accelerator(
-        cpu=not torch.cuda.is_available(), log_with=recipe.tracking.trackers or None, project_dir=run.path
-    )
+    accelerator = _accelerator(recipe, run.path)
     batches = _batches(recipe, accelerator.process_index, accelerator.num_processes)
     num_steps = _num_steps(recipe, batches)
     saved = checkpoint.complete(run.checkpoints)
-    policy = build.build_policy(recipe.model, saved[-1] if saved else None).to(accelerator.device)
+    start = str(run.provenance()["start"])
+    policy = (_resumed(recipe, saved[-1]) if saved else build.build_policy(recipe.model, start)).to(accelerator.device)
+    policy.learn(recipe.train.tasks)
     if recipe.model.gradient_checkpointing:
         policy.checkpoint_layers()
-    reference = _reference(recipe, accelerator.device) if build.needs_reference(recipe) else None
+    reference = None
+    if build.needs_reference(recipe):
+        reference = build.build_policy(recipe.model, start).to(accelerator.device).requires_grad_(False).eval()
     optimizer = torch.optim.AdamW(
         policy.trainable(), lr=recipe.optim.lr, betas=recipe.optim.betas, weight_decay=recipe.optim.weight_decay
     )
@@ -77,7 +79,7 @@ def train(recipe: Recipe, run: RunDir, display: Display) -> None:
     if accelerator.is_main_process:
         run.truncate_after(state.step if saved else -1)
     if recipe.tracking.trackers:
-        accelerator.init_trackers(recipe.name, config=recipe.model_dump(mode="json"))
+        accelerator.init_trackers(recipe.name, config={key: str(value) for key, value in flatten(recipe).items()})
     journal = Journal(
         run=run,
         recipe=recipe,
@@ -103,8 +105,6 @@ def train(recipe: Recipe, run: RunDir, display: Display) -> None:
     )
     with journal:
         trainer.fit(state.step)
-    if accelerator.is_main_process:
-        draw_curves(run)
     accelerator.end_training()
 
 
@@ -114,7 +114,7 @@ def open_run(recipe: Recipe, out: Path | None, *, resume: bool, command: Sequenc
     Without `out` a new runs/NAME is taken. UsageError when `out` exists and `resume` is not asked for, or when its
     recipe is another one.
     """
-    accelerator = Accelerator(cpu=not torch.cuda.is_available())
+    accelerator = _accelerator(recipe, None)
     opened: list[object] = [None]
     if accelerator.is_main_process:
         try:
@@ -156,7 +156,8 @@ def _open(recipe: Recipe, out: Path | None, resume: bool, command: Sequence[str]
         return RunDir.open(path, recipe)
     data = _batches(recipe, 0, 1).triplets
     fingerprint = {"path": recipe.data.path, "split": recipe.data.split, "triplets": len(data), "first": data[0].id}
-    return RunDir.create(path, recipe, command=command, data=fingerprint)
+    start = build.locate(recipe.model.checkpoint)
+    return RunDir.create(path, recipe, command=command, data=fingerprint, start=start)
 
 
 def _batches(recipe: Recipe, process: int, processes: int) -> ShuffledBatches:
@@ -167,11 +168,32 @@ def _batches(recipe: Recipe, process: int, processes: int) -> ShuffledBatches:
 
 
 def _num_steps(recipe: Recipe, batches: ShuffledBatches) -> int:
-    return min(len(batches), recipe.train.max_steps or len(batches))
+    return recipe.train.max_steps or len(batches)
 
 
-def _reference(recipe: Recipe, device: torch.device) -> UnifiedPolicy:
-    return build.build_policy(recipe.model).to(device).requires_grad_(False).eval()
+def _accelerator(recipe: Recipe, folder: Path | None) -> Accelerator:
+    """One process or DDP. The policy casts and accumulates by itself, whatever accelerate's own configuration says."""
+    accelerator = Accelerator(
+        cpu=not torch.cuda.is_available(),
+        mixed_precision="no",
+        gradient_accumulation_plugin=GradientAccumulationPlugin(num_steps=1),
+        log_with=recipe.tracking.trackers or None,
+        project_dir=folder,
+    )
+    kinds = (DistributedType.NO, DistributedType.MULTI_GPU, DistributedType.MULTI_CPU)
+    if accelerator.distributed_type not in kinds:
+        raise UsageError(
+            f"corl trains in one process or under DDP, not under {accelerator.distributed_type.value}.",
+            "Launch it with torchrun, or with accelerate launch --multi_gpu.",
+        )
+    return accelerator
+
+
+def _resumed(recipe: Recipe, saved: Path) -> UnifiedPolicy:
+    try:
+        return build.build_policy(recipe.model, saved)
+    except CorlError as error:
+        raise checkpoint.damaged(saved, error.message) from error
 
 
 def _probes(recipe: Recipe, device: torch.device, reference: UnifiedPolicy | None) -> Probes | None:

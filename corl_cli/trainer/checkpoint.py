@@ -71,7 +71,12 @@ def load_state(path: Path, optimizer: Optimizer) -> State:
         optimizer.load_state_dict(torch.load(path / "optimizer.pt", map_location="cpu", weights_only=True))
         return State(**json.loads((path / STATE).read_text(encoding="utf-8")))
     except Exception as error:
-        raise CorlError(
-            f"The checkpoint {path} is damaged: {str(error).splitlines()[0]}",
-            f"Remove that folder and resume from the one before it: rm -r {path}",
-        ) from error
+        raise damaged(path, str(error).splitlines()[0]) from error
+
+
+def damaged(path: Path, reason: str) -> CorlError:
+    """The error for a checkpoint that cannot be read."""
+    return CorlError(
+        f"The checkpoint {path} is damaged: {reason}",
+        f"Remove that folder and resume from the one before it: rm -r {path}",
+    )

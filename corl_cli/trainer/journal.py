@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import math
 import resource
 import signal
 import sys
@@ -27,7 +26,7 @@ from corl_cli.models.base import UnifiedPolicy
 from corl_cli.trainer import checkpoint
 from corl_cli.trainer.preflight import Identity
 from corl_cli.trainer.probes import Probes, Reading
-from corl_cli.trainer.rollout import record
+from corl_cli.trainer.rollout import finite, record
 
 SAMPLE_TRIPLETS, SAMPLES_EACH = 6, 4
 
@@ -167,11 +166,13 @@ class Journal:
 
     def _write(self, line: Mapping[str, Any]) -> None:
         if self.accelerator.is_main_process:
-            self.run.append_metrics({name: _finite(value) for name, value in line.items()})
+            self.run.append_metrics({name: finite(value) for name, value in line.items()})
 
     def _asked(self, number: int, _: FrameType | None) -> None:
-        if self.stop is not None and number == signal.SIGINT:
-            raise KeyboardInterrupt
+        if self.stop is not None:
+            if number == signal.SIGINT:
+                raise KeyboardInterrupt
+            return  # a launcher passes SIGTERM on after a Ctrl-C: the first signal says why
         self.stop = number
         self.display.say(f"{signal.Signals(number).name}: finishing this step, then saving")
 
@@ -182,8 +183,3 @@ def _peak_gib() -> float:
         return torch.cuda.max_memory_allocated() / 2**30
     unit = 1 if sys.platform == "darwin" else 1024  # getrusage counts bytes there, KiB elsewhere
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit / 2**30
-
-
-def _finite(value: Any) -> Any:
-    """JSON has no NaN: a missing number is null."""
-    return None if isinstance(value, float) and not math.isfinite(value) else value

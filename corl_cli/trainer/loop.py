@@ -52,8 +52,9 @@ class Trainer:
         self.journal.begin(start)
         for step in range(start, self.num_steps):
             with self.timed("rollout"):
-                rollouts = generate(self.policy, self.batches[step], self.samplings, key=f"train|{step}")
-            if step == start:
+                key = f"train|{self.recipe.seed}|{step}"
+                rollouts = generate(self.policy, self.batches[step], self.samplings, key=key)
+            if step <= start + 1:  # once more after an update: a sampler with stale weights shows only then
                 for rollout in rollouts.values():
                     self.journal.identity(step, check_identity(self.policy, rollout, self.recipe.model.dtype))
             with self.timed("reward"):
@@ -162,6 +163,10 @@ class Trainer:
             metrics[f"masked/{task}"] = float((~experience.rows).float().mean())
             metrics[f"zero_variance/{task}"] = objective.zero_variance_share(experience.advantages, size)
             metrics[f"length/{task}"] = float(lengths.mean())
+            if task == "mm2t":
+                limit = self.recipe.sampling.mm2t.max_new_tokens
+                metrics |= {"length_min/mm2t": float(lengths.min()), "length_max/mm2t": float(lengths.max())}
+                metrics["at_limit/mm2t"] = float((lengths == limit).float().mean())
         metrics |= {f"share/{name}": share for name, share in shares(batch, self.recipe).items()}
         return {name: self.total(value) / self.accelerator.num_processes for name, value in metrics.items()}
 
@@ -184,7 +189,7 @@ class Trainer:
 
 
 def shares(batch: Mapping[Task, Experience], recipe: Recipe) -> dict[str, float]:
-    """The share of each reward, as task/name, in the variance of the advantages that it feeds."""
+    """The share of each reward, as task/name, in the within-group variance of the summed reward that it feeds."""
     lambdas = {"t2i": 1.0, "mm2t": recipe.algo.mm2t_weight}
     terms = {
         task: {

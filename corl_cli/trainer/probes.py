@@ -20,11 +20,12 @@ Row = tuple[str, str, float]  # name of the score, answer type, value
 class Reading:
     """The mean of one held-out score at one temperature, with its standard error, in the reward's own units.
 
-    `items` were scored, `failed` were not.
+    `answer_type` is mc or oe, or empty for all together; `items` were scored, `failed` were not.
     """
 
     task: Task
     score: str
+    answer_type: str
     temperature: float
     mean: float
     stderr: float
@@ -85,7 +86,8 @@ def _reading(task: Task, score: tuple[str, str], temperature: float, rows: Seque
     spread = sum((value - mean) ** 2 for value in scored) / max(1, len(scored) - 1)
     return Reading(
         task=task,
-        score=f"{name}.{kind}" if kind else name,
+        score=name,
+        answer_type=kind,
         temperature=temperature,
         mean=mean,
         stderr=math.sqrt(spread / len(scored)) if scored else math.nan,

@@ -1,8 +1,11 @@
 """Sampling every task for a batch of triplets, and keeping what was sampled for later reading."""
 
 import json
+import math
+import shutil
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 from PIL import Image
 
@@ -18,8 +21,13 @@ def generate(
 
 
 def record(folder: Path, batch: Mapping[Task, Experience]) -> None:
-    """Write one step's rollouts: a line per sample in rows.jsonl with its rewards and advantage; drawings as PNG."""
-    folder.mkdir(parents=True, exist_ok=True)
+    """Write one step's rollouts: a line per sample in rows.jsonl with its rewards and advantage; drawings as PNG.
+
+    A score that is missing is null. The folder appears whole, and takes the place of one that a kill left behind.
+    """
+    whole, folder = folder, folder.with_name(f".{folder.name}.partial")
+    shutil.rmtree(folder, ignore_errors=True)
+    folder.mkdir(parents=True)
     lines = []
     for task, experience in batch.items():
         rollout, rewards = experience.rollout, experience.rewards
@@ -35,11 +43,18 @@ def record(folder: Path, batch: Mapping[Task, Experience]) -> None:
                     "prompt": triplet.prompt if task == "t2i" else triplet.question,
                     "answer": triplet.answer,
                     "output": output,
-                    "rewards": {name: float(scores[row]) for name, scores in rewards.parts.items()},
+                    "rewards": {name: finite(float(scores[row])) for name, scores in rewards.parts.items()},
                     "notes": {name: notes[row] for name, notes in rewards.notes.items()},
-                    "total": float(rewards.total[row]),
+                    "total": finite(float(rewards.total[row])),
                     "advantage": float(experience.advantages[row]),
                 }
             )
     text = "".join(json.dumps(line, ensure_ascii=False) + "\n" for line in lines)
     (folder / "rows.jsonl").write_text(text, encoding="utf-8")
+    shutil.rmtree(whole, ignore_errors=True)
+    folder.rename(whole)
+
+
+def finite(value: Any) -> Any:
+    """JSON has no NaN: a number that is missing is null."""
+    return None if isinstance(value, float) and not math.isfinite(value) else value

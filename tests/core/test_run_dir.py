@@ -19,16 +19,16 @@ def recipe():
 
 
 def create(path, recipe) -> RunDir:
-    return RunDir.create(path, recipe, command=["corl", "train", "unified"], data={"path": "world", "triplets": 3})
+    return RunDir.create(path, recipe, command=["corl", "train", "unified"], data={"triplets": 3}, start="a/b")
 
 
 def test_a_run_keeps_its_recipe_and_where_it_came_from(tmp_path, recipe):
     run = create(tmp_path / "runs" / "a", recipe)
     assert run.recipe() == recipe
     assert all(folder.is_dir() for folder in (run.samples, run.rollouts, run.checkpoints))
-    provenance = json.loads(run.provenance_file.read_text())
+    provenance = run.provenance()
     assert provenance["command"] == ["corl", "train", "unified"]
-    assert provenance["data"] == {"path": "world", "triplets": 3}
+    assert (provenance["data"], provenance["start"]) == ({"triplets": 3}, "a/b")
     assert provenance["python"].startswith("3.")
     assert provenance["torch"]
     assert os.uname().nodename not in run.provenance_file.read_text()

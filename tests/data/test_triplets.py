@@ -91,3 +91,26 @@ def test_world_seeds_give_other_triplets_and_the_same_ones_again() -> None:
     prompts = {seed: [t.prompt for t in load(Data(limit=20), seed=seed)] for seed in (0, 1)}
     assert prompts[0] != prompts[1]
     assert prompts[0] == [t.prompt for t in load(Data(limit=20), seed=0)]
+
+
+def test_a_file_without_splits_does_not_pass_as_held_out(parquet: Path) -> None:
+    data = Data(path=str(parquet), columns=COLUMNS)
+    with pytest.raises(UsageError, match="has no splits, so it has no 'test'") as caught:
+        load(data, seed=0, split="test")
+    assert "data.holdout" in str(caught.value.hint)
+
+
+def test_a_held_out_share_is_kept_from_training(tmp_path: Path) -> None:
+    texts = ("prompt", "question", "answer", "answer_type", "id")
+    rows = {name: [f"{number}" for number in range(200)] for name in texts} | {"answer_type": ["oe"] * 200}
+    kinds = Features({"image": Image()} | {name: Value("string") for name in texts})
+    picture = Pictures.new("RGB", (2, 2))
+    path = tmp_path / "many.parquet"
+    Dataset.from_dict(rows | {"image": [picture] * 200}, features=kinds).to_parquet(path)
+    data = Data(path=str(path), holdout=0.2)
+    kept = {split: {triplet.id for triplet in load(data, seed=0, split=split)} for split in ("train", "test")}
+    assert kept["train"].isdisjoint(kept["test"])
+    assert len(kept["train"] | kept["test"]) == 200
+    assert 20 < len(kept["test"]) < 60
+    fewer = load(Data(path=str(path), holdout=0.2, limit=7), seed=0, split="test")
+    assert {triplet.id for triplet in fewer} < kept["test"]
