@@ -52,8 +52,10 @@ def unified(
     if train.is_complete(loaded, run):
         typer.echo(f"{run.path} is complete.", err=True)
     elif train.is_main_process():
-        console().print(f"{loaded.name} in {run.path}", markup=False, soft_wrap=True)
-        with progress("training", train.num_steps(loaded), done=train.steps_done(run)) as bar:
+        done = train.steps_done(run)
+        state = f"going on after step {done}" if done else "from the start"
+        console().print(f"{loaded.name} in {run.path}, {state}", markup=False, soft_wrap=True)
+        with progress("training", train.num_steps(loaded), done=done) as bar:
             train.train(loaded, run, Terminal(bar))
     else:
         train.train(loaded, run, Silent())

@@ -210,21 +210,27 @@ def _put(node: Any, key: Sequence[str], depth: int, value: Any) -> Any:
     node = {} if node is None else node
     if not isinstance(node, dict | list):
         raise ValueError(f"{'.'.join(key)}: {'.'.join(key[:depth])} has no parts; it is {node!r}")
-    place: Any = key[depth] if isinstance(node, dict) else _item(node, key, depth)
+    place: Any = key[depth]
+    if isinstance(node, list):
+        place, depth = _item(node, key, depth)
     below = node.get(place) if isinstance(node, dict) else node[place]
     copy = node.copy()
     copy[place] = _put(below, key, depth + 1, value)
     return copy
 
 
-def _item(items: list[Any], key: Sequence[str], depth: int) -> int:
-    """The position that key[depth] means in a list: a number, or the name of an item."""
+def _item(items: list[Any], key: Sequence[str], depth: int) -> tuple[int, int]:
+    """The position that key[depth] means in a list, a number or the name of an item, and the depth where it ends.
+
+    A name may hold dots itself: my_pkg.module:MyReward.
+    """
     part = key[depth]
     if part.isdecimal() and int(part) < len(items):
-        return int(part)
+        return int(part), depth
     names = [item.get("name") if isinstance(item, dict) else None for item in items]
-    if part in names:
-        return names.index(part)
+    for end in range(len(key), depth, -1):
+        if (name := ".".join(key[depth:end])) in names:
+            return names.index(name), end - 1
     known = ", ".join(str(name) for name in names if name is not None)
     listed = f" ({known})" if known else ""
     raise ValueError(f"{'.'.join(key)}: {'.'.join(key[:depth])} has no item '{part}' among its {len(items)}{listed}")

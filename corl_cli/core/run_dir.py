@@ -35,12 +35,8 @@ class RunDir:
         self.checkpoints = path / "checkpoints"
 
     @classmethod
-    def create(
-        cls, path: Path, recipe: Recipe, *, command: Sequence[str], data: Mapping[str, Any], start: str
-    ) -> RunDir:
-        """A new run in an absent or empty folder.
-
-        `data` is the fingerprint of what it reads, `start` where its weights come from.
+    def create(cls, path: Path, recipe: Recipe, *, command: Sequence[str], facts: Mapping[str, Any]) -> RunDir:
+        """A new run in an absent or empty folder; `facts` join its provenance: data, starting weights, processes.
         UsageError when something is there already.
         """
         run = cls(path)
@@ -56,7 +52,7 @@ class RunDir:
         with writing(path):
             for folder in (run.samples, run.rollouts, run.checkpoints):
                 folder.mkdir(parents=True, exist_ok=True)
-        write_atomic(run.provenance_file, json.dumps(_provenance(command, data, start), indent=2) + "\n")
+        write_atomic(run.provenance_file, json.dumps(_provenance(command) | dict(facts), indent=2) + "\n")
         write_atomic(run.recipe_file, dump(recipe))  # last: it marks the folder as a run
         return run
 
@@ -147,7 +143,7 @@ def writing(path: Path) -> Iterator[None]:
         raise
 
 
-def _provenance(command: Sequence[str], data: Mapping[str, Any], start: str) -> dict[str, Any]:
+def _provenance(command: Sequence[str]) -> dict[str, Any]:
     return {
         "command": list(command),
         "started": datetime.now(UTC).isoformat(timespec="seconds"),
@@ -155,8 +151,6 @@ def _provenance(command: Sequence[str], data: Mapping[str, Any], start: str) -> 
         "commit": _commit(),
         "python": platform.python_version(),
         **{name: _version(name) for name in LIBRARIES},
-        "data": dict(data),
-        "start": start,
     }
 
 

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import copy
 import statistics
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 
@@ -37,6 +39,7 @@ def bench_rollout(checkpoint: str, prompts: int, group_size: int, repeats: int) 
     policy = build_policy(Model(checkpoint=checkpoint, dtype=dtype))
     assert isinstance(policy, JanusPolicy)
     policy = policy.to(device).eval()
+    plain = policy.model if dtype == "float32" else copy.deepcopy(policy.model).to(policy.dtype)  # as users run it
     items = list(triplets.load(Data(limit=prompts), seed=0))
     speeds = []
     samplings: dict[Task, Sampling] = {
@@ -48,7 +51,7 @@ def bench_rollout(checkpoint: str, prompts: int, group_size: int, repeats: int) 
         ours, theirs = [], []
         for repeat in range(repeats + 1):
             ours.append(_rate(lambda: _sampled(policy, rollout, f"bench|{repeat}"), device))  # noqa: B023
-            theirs.append(_rate(lambda: _generated(policy, rollout), device))  # noqa: B023
+            theirs.append(_rate(lambda: _generated(policy, plain, rollout), device))  # noqa: B023
         mine, other = statistics.median(ours[1:]), statistics.median(theirs[1:])
         speeds.append(
             Speed(
@@ -79,7 +82,7 @@ def _sampled(policy: JanusPolicy, like: Rollout, key: str) -> int:
     return int(policy.complete(like.task, ids, mask, like.pixel_values, like.sampling, keys)[1].sum())
 
 
-def _generated(policy: JanusPolicy, like: Rollout) -> int:
+def _generated(policy: JanusPolicy, model: Any, like: Rollout) -> int:
     """The same samples by transformers' generate: same prompts, G of each, no top-k."""
     group = like.sampling.group_size
     shared = {
@@ -88,18 +91,13 @@ def _generated(policy: JanusPolicy, like: Rollout) -> int:
         "top_k": 0,
         "num_return_sequences": group,
     }
-    with torch.autocast(policy.device.type, dtype=torch.bfloat16, enabled=policy.dtype == torch.bfloat16):
-        if like.task == "t2i":
-            tokens = policy.model.generate(
-                like.prompt_ids[::group], generation_mode="image", guidance_scale=like.sampling.cfg_weight, **shared
-            )
-            return tokens.numel()
-        ids = policy.model.generate(
-            like.prompt_ids[::group],
-            pixel_values=like.pixel_values,
-            max_new_tokens=like.sampling.max_new_tokens,
-            **shared,
-        )
+    if like.task == "t2i":
+        guidance = like.sampling.cfg_weight
+        tokens = model.generate(like.prompt_ids[::group], generation_mode="image", guidance_scale=guidance, **shared)
+        return int(tokens.numel())
+    ids = model.generate(
+        like.prompt_ids[::group], pixel_values=like.pixel_values, max_new_tokens=like.sampling.max_new_tokens, **shared
+    )
     written = ids[:, like.prompt_ids.shape[1] :]
     eos = policy.tokenizer.eos_token_id
     return int((((written == eos).cumsum(1) - (written == eos).long()) == 0).sum())

@@ -156,8 +156,12 @@ def _open(recipe: Recipe, out: Path | None, resume: bool, command: Sequence[str]
         return RunDir.open(path, recipe)
     data = _batches(recipe, 0, 1).triplets
     fingerprint = {"path": recipe.data.path, "split": recipe.data.split, "triplets": len(data), "first": data[0].id}
-    start = build.locate(recipe.model.checkpoint)
-    return RunDir.create(path, recipe, command=command, data=fingerprint, start=start)
+    facts = {
+        "data": fingerprint,
+        "start": build.locate(recipe.model.checkpoint),
+        "processes": PartialState().num_processes,
+    }
+    return RunDir.create(path, recipe, command=command, facts=facts)
 
 
 def _batches(recipe: Recipe, process: int, processes: int) -> ShuffledBatches:

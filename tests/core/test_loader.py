@@ -233,3 +233,10 @@ def test_the_schema_describes_files_with_a_base():
     assert set(schema["properties"]) >= {"base", "name", "optim"}
     assert {"required": ["base"]} in schema["anyOf"]
     assert schema["$defs"]["Optim"]["properties"]["lr"]["exclusiveMinimum"] == 0
+
+
+def test_an_item_whose_name_has_dots_can_be_changed(tmp_path):
+    path = tmp_path / "mine.yaml"
+    path.write_text("base: world/unified\nname: mine\nrewards: {t2i: [{name: 'my_pkg.module:Mine'}]}\n")
+    changed = loader.load(path, ["rewards.t2i.my_pkg.module:Mine.missing=mask"])
+    assert changed.rewards.t2i[0].missing == "mask"

@@ -19,7 +19,7 @@ def recipe():
 
 
 def create(path, recipe) -> RunDir:
-    return RunDir.create(path, recipe, command=["corl", "train", "unified"], data={"triplets": 3}, start="a/b")
+    return RunDir.create(path, recipe, command=["corl", "train", "unified"], facts={"data": {"triplets": 3}})
 
 
 def test_a_run_keeps_its_recipe_and_where_it_came_from(tmp_path, recipe):
@@ -28,7 +28,7 @@ def test_a_run_keeps_its_recipe_and_where_it_came_from(tmp_path, recipe):
     assert all(folder.is_dir() for folder in (run.samples, run.rollouts, run.checkpoints))
     provenance = run.provenance()
     assert provenance["command"] == ["corl", "train", "unified"]
-    assert (provenance["data"], provenance["start"]) == ({"triplets": 3}, "a/b")
+    assert provenance["data"] == {"triplets": 3}
     assert provenance["python"].startswith("3.")
     assert provenance["torch"]
     assert os.uname().nodename not in run.provenance_file.read_text()
