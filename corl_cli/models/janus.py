@@ -24,6 +24,7 @@ from corl_cli.core.types import Rollout, Sampling, Task, Triplet
 from corl_cli.models.base import UnifiedPolicy
 from corl_cli.models.logprobs import token_logps
 from corl_cli.models.noise import row_keys
+from corl_cli.models.prompts import ChatPrompts
 from corl_cli.models.sampling import Decoder, draw, write
 
 DECODE_PIXELS = 1 << 21  # pixels decoded or encoded by the VQ model at once: 14 images of Janus-Pro
@@ -44,8 +45,8 @@ class JanusPolicy(UnifiedPolicy):
         self.tokenizer = processor.tokenizer
         self.dtype: torch.dtype = getattr(torch, dtype)
         self.image_token_id: int = model.config.image_token_id
-        self.boi_id: int = self.tokenizer.convert_tokens_to_ids(self.tokenizer.boi_token)
         self.num_image_tokens: int = model.config.vision_config.num_image_tokens
+        self.prompts = ChatPrompts(processor, self.num_image_tokens)
         self.num_drawing_tokens: int = model.model.vqmodel.quantize.quant_state_dims[0] ** 2
         self._decoder: Decoder | None = None
         _freeze(model, self.dtype)
@@ -116,7 +117,7 @@ class JanusPolicy(UnifiedPolicy):
         rows = [t for t in triplets for _ in range(sampling.group_size)]
         labels = (f"{task}|{key}|{t.id}|{sample}" for t in triplets for sample in range(sampling.group_size))
         tokens, written, logps = self.complete(task, ids, mask, pixels, sampling, row_keys(labels, self.device))
-        outputs: Sequence[Any] = self.decode_images(tokens) if task == "t2i" else self._texts(tokens, written)
+        outputs: Sequence[Any] = self.decode_images(tokens) if task == "t2i" else self.prompts.read(tokens, written)
         return Rollout(
             task=task,
             triplets=rows,
@@ -168,7 +169,7 @@ class JanusPolicy(UnifiedPolicy):
                 prompts = self._place(prompts, ids, self._see(pixels))
                 eos, pad = self.tokenizer.eos_token_id, self.tokenizer.pad_token_id
                 return write(decoder, prompts, mask, sampling, keys, eos, pad)
-            unconditional = decoder.embed(self.unconditional(ids)) if sampling.cfg_weight != 1 else None
+            unconditional = decoder.embed(self.prompts.unconditional(ids)) if sampling.cfg_weight != 1 else None
             vocabulary = torch.arange(self.model.config.vq_config.num_embeddings, device=self.device)
             embeddings = self.model.prepare_embeddings_for_image_generation(vocabulary)
             head, length = self.model.model.generation_head, self.num_drawing_tokens
@@ -184,11 +185,7 @@ class JanusPolicy(UnifiedPolicy):
             tokens = self.encode_images([target for target in targets if isinstance(target, Image.Image)])
             written = torch.ones_like(tokens, dtype=torch.bool)
         else:
-            texts = [f"{target}{self.tokenizer.eos_token}" for target in targets]
-            encoded = self.tokenizer(
-                texts, return_tensors="pt", padding=True, padding_side="right", add_special_tokens=False
-            ).to(self.device)
-            tokens, written = encoded.input_ids, encoded.attention_mask.bool()
+            tokens, written = (tensor.to(self.device) for tensor in self.prompts.complete([str(t) for t in targets]))
         return Rollout(
             task=task,
             triplets=list(triplets),
@@ -234,13 +231,7 @@ class JanusPolicy(UnifiedPolicy):
 
     def embed(self, images: Sequence[Image.Image], prompts: Sequence[str]) -> tuple[Tensor, Tensor, Tensor]:
         """See UnifiedPolicy.embed."""
-        texts = [self._render(prompt, image=True, answer=False) for prompt in prompts]
-        encoded = self._tokenize(texts, return_offsets_mapping=True)
-        ids, mask = encoded.input_ids.to(self.device), encoded.attention_mask.to(self.device)
-        first = torch.tensor([text.rindex(p.strip()) for text, p in zip(texts, prompts, strict=True)])[:, None]
-        last = first + torch.tensor([len(p.strip()) for p in prompts])[:, None]
-        starts, ends = encoded.offset_mapping.unbind(-1)
-        spans = ((ends > first) & (starts < last) & (ends > starts)).to(self.device) & mask.bool()
+        ids, mask, spans = (tensor.to(self.device) for tensor in self.prompts.caption(prompts))
         with self._inference():
             pixels = self._pixels(images)
             embeds = self._place(self.model.get_input_embeddings()(ids), ids, self._see(pixels))
@@ -279,35 +270,13 @@ class JanusPolicy(UnifiedPolicy):
 
     # ---- inside ---------------------------------------------------------------------------------------------------
 
-    def unconditional(self, ids: Tensor) -> Tensor:
-        """The empty prompt of classifier-free guidance: every token but BOS and begin-of-image becomes padding.
-
-        The attention mask stays that of the conditional row (the rule of Janus' own sampler).
-        """
-        keep = (ids == self.tokenizer.bos_token_id) | (ids == self.boi_id)
-        return ids.where(keep, self.tokenizer.pad_token_id)
-
     def _prompts(self, task: Task, triplets: Sequence[Triplet]) -> tuple[Tensor, Tensor, Tensor | None]:
         """Left-padded prompt ids and mask [B, P], and pixel values [B, C, H, W] of the images asked about."""
         if task == "t2i":
-            texts = [self._render(t.prompt, image=False) + self.tokenizer.boi_token for t in triplets]
-        else:
-            texts = [self._render(t.question, image=True) for t in triplets]
-        encoded = self._tokenize(texts).to(self.device)
-        pixels = self._pixels([t.image for t in triplets]) if task == "mm2t" else None
-        return encoded.input_ids, encoded.attention_mask, pixels
-
-    def _render(self, text: str, *, image: bool, answer: bool = True) -> str:
-        """One user turn in the checkpoint's own chat format, its image spelt out as placeholder tokens."""
-        content = [{"type": "image"}] * image + [{"type": "text", "text": text}]
-        messages = [{"role": "user", "content": content}]
-        rendered = self.processor.apply_chat_template(messages, add_generation_prompt=answer)
-        token = self.tokenizer.image_token
-        spelt = f"{self.tokenizer.boi_token}{token * self.num_image_tokens}{self.tokenizer.eoi_token}"
-        return rendered.replace(token, spelt, 1) if image else rendered
-
-    def _tokenize(self, texts: list[str], **options: Any) -> Any:
-        return self.tokenizer(texts, return_tensors="pt", padding=True, padding_side="left", **options)
+            ids, mask = self.prompts.draw([triplet.prompt for triplet in triplets])
+            return ids.to(self.device), mask.to(self.device), None
+        ids, mask = self.prompts.ask([triplet.question for triplet in triplets])
+        return ids.to(self.device), mask.to(self.device), self._pixels([triplet.image for triplet in triplets])
 
     def _pixels(self, images: Sequence[Image.Image]) -> Tensor:
         rgb = [image.convert("RGB") for image in images]
@@ -327,10 +296,6 @@ class JanusPolicy(UnifiedPolicy):
         return language_model(
             inputs_embeds=embeds, attention_mask=mask, position_ids=positions, use_cache=False
         ).last_hidden_state
-
-    def _texts(self, tokens: Tensor, written: Tensor) -> list[str]:
-        rows = [ids[mask].tolist() for ids, mask in zip(tokens.cpu(), written.cpu(), strict=True)]
-        return [text.strip() for text in self.tokenizer.batch_decode(rows, skip_special_tokens=True)]
 
     def _check_length(self, ids: Tensor, new_tokens: int) -> None:
         room = self.model.config.text_config.max_position_embeddings

@@ -33,12 +33,7 @@ def plan(recipe: Recipe) -> dict[str, str]:
     build.check(recipe)
     batches = _batches(recipe, 0, 1)
     steps, per_step = _num_steps(recipe, batches), recipe.train.batch_size * recipe.sampling.group_size
-    family = build.policy_class(recipe.model.family)
-    trained, frozen = family.count(build.locate(recipe.model.checkpoint))
-    width = 2 if recipe.model.dtype == "bfloat16" else 4
-    # float32 masters, gradients and two moments, and the sampler's copy; the reference has masters and a copy too
-    memory = trained * (16 + width) + frozen * width
-    memory += (trained * (4 + width) + frozen * width) if build.needs_reference(recipe) else 0
+    trained, frozen = _sizes(recipe)
     sizes = f"{trained / 1e6:,.2f} M of {(trained + frozen) / 1e6:,.2f} M weights learn"
     rows = {
         "recipe": recipe.name,
@@ -46,7 +41,7 @@ def plan(recipe: Recipe) -> dict[str, str]:
         "steps": f"{steps:,} of {recipe.train.batch_size} triplets (all epochs: {len(batches):,})",
         "samples": f"{per_step:,} per task and step, {per_step * steps:,} in all per task",
         "model": f"{recipe.model.checkpoint}, {sizes}",
-        "memory": f"{memory / 2**30:,.2f} GiB for weights, gradients and optimiser; activations come on top",
+        "memory": f"{_memory(recipe) / 2**30:,.2f} GiB for weights, gradients and optimiser; activations come on top",
     }
     for task in recipe.train.tasks:
         named = [f"{spec.weight:g} x {spec.name}" for spec in getattr(recipe.rewards, task)]
@@ -64,6 +59,10 @@ def train(recipe: Recipe, run: RunDir, display: Display) -> None:
     batches = _batches(recipe, accelerator.process_index, accelerator.num_processes)
     num_steps = _num_steps(recipe, batches)
     saved = checkpoint.complete(run.checkpoints)
+    display.say(
+        f"preflight: {num_steps:,} steps of {recipe.train.batch_size} triplets x {recipe.sampling.group_size} samples; "
+        f"{_check_memory(recipe) / 2**30:.2f} GiB for weights and optimiser"
+    )
     start = str(run.provenance()["start"])
     policy = (_resumed(recipe, saved[-1]) if saved else build.build_policy(recipe.model, start)).to(accelerator.device)
     policy.learn(recipe.train.tasks)
@@ -173,6 +172,30 @@ def _batches(recipe: Recipe, process: int, processes: int) -> ShuffledBatches:
 
 def _num_steps(recipe: Recipe, batches: ShuffledBatches) -> int:
     return recipe.train.max_steps or len(batches)
+
+
+def _sizes(recipe: Recipe) -> tuple[int, int]:
+    return build.policy_class(recipe.model.family).count(build.locate(recipe.model.checkpoint))
+
+
+def _memory(recipe: Recipe) -> int:
+    """Bytes of weights, gradients and optimiser on one device."""
+    trained, frozen = _sizes(recipe)
+    width = 2 if recipe.model.dtype == "bfloat16" else 4
+    # float32 masters, gradients and two moments, and the sampler's copy; the reference has masters and a copy too
+    policy = trained * (16 + width) + frozen * width
+    return policy + (trained * (4 + width) + frozen * width if build.needs_reference(recipe) else 0)
+
+
+def _check_memory(recipe: Recipe) -> int:
+    """The bytes needed; CorlError when the GPU cannot hold them."""
+    needed = _memory(recipe)
+    if torch.cuda.is_available() and needed > (whole := torch.cuda.mem_get_info()[1]):
+        raise CorlError(
+            f"This recipe needs {needed / 2**30:.0f} GiB for weights and optimiser; the GPU has {whole / 2**30:.0f}.",
+            "Take a larger GPU or a smaller model: --set model.checkpoint=…",
+        )
+    return needed
 
 
 def _accelerator(recipe: Recipe, folder: Path | None) -> Accelerator:

@@ -144,7 +144,7 @@ class WarmUp:
     def _draw_loss(self) -> Tensor:
         rows = self._rows("t2i")
         dropped = torch.rand(len(rows), 1, generator=self.generator) < CAPTION_DROPOUT
-        prompts = torch.where(dropped, self.policy.unconditional(rows.prompt_ids), rows.prompt_ids)
+        prompts = torch.where(dropped, self.policy.prompts.unconditional(rows.prompt_ids), rows.prompt_ids)
         return -self.policy(replace(rows, prompt_ids=prompts)).mean()
 
     def _text_loss(self, name: str) -> Tensor:
