@@ -40,9 +40,8 @@ class ChatPrompts:
         """
         texts = [self._render(prompt, image=True, answer=False) for prompt in prompts]
         encoded = self._tokenize(texts, return_offsets_mapping=True)
-        spans = [
-            (text.rindex(prompt.strip()), len(prompt.strip())) for text, prompt in zip(texts, prompts, strict=True)
-        ]
+        bare = [prompt.strip() for prompt in prompts]
+        spans = [(text.rindex(prompt), len(prompt)) for text, prompt in zip(texts, bare, strict=True)]
         first, length = torch.tensor(spans)[:, :, None].unbind(1)
         starts, ends = encoded.offset_mapping.unbind(-1)
         inside = (ends > first) & (starts < first + length) & (ends > starts) & encoded.attention_mask.bool()
