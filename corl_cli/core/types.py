@@ -5,9 +5,10 @@ Torch and PIL appear in annotations only, so importing this module costs nothing
 
 from __future__ import annotations
 
+from abc import abstractmethod
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Literal, overload
 
 if TYPE_CHECKING:
     from PIL.Image import Image
@@ -33,6 +34,25 @@ class Triplet:
     answer: str
     answer_type: AnswerType
     source: str
+
+
+class LazyTriplets(Sequence[Triplet]):
+    """A sequence of triplets made when they are asked for; `at` makes one, of index 0 to len - 1."""
+
+    @abstractmethod
+    def at(self, index: int) -> Triplet:
+        """The triplet of this index."""
+
+    @overload
+    def __getitem__(self, index: int) -> Triplet: ...
+    @overload
+    def __getitem__(self, index: slice) -> list[Triplet]: ...
+    def __getitem__(self, index: int | slice) -> Triplet | list[Triplet]:
+        if isinstance(index, slice):
+            return [self.at(i) for i in range(*index.indices(len(self)))]
+        if not -len(self) <= index < len(self):
+            raise IndexError(index)
+        return self.at(index % len(self))
 
 
 @dataclass(frozen=True, kw_only=True)

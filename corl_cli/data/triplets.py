@@ -7,11 +7,11 @@ from collections.abc import Sequence
 from dataclasses import replace
 from hashlib import blake2b
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, get_args, overload
+from typing import TYPE_CHECKING, Any, get_args
 
 from corl_cli.core.errors import CorlError, UsageError
 from corl_cli.core.recipe import Data
-from corl_cli.core.types import AnswerType, Triplet
+from corl_cli.core.types import AnswerType, LazyTriplets, Triplet
 from corl_cli.data import templates
 from corl_cli.world.items import WorldTriplets
 from corl_cli.world.scenes import Split
@@ -50,7 +50,7 @@ def is_held_out(name: str, share: float) -> bool:
     return int.from_bytes(blake2b(name.encode(), digest_size=8).digest(), "big") < share * 2**64
 
 
-class Dressed(Sequence[Triplet]):
+class Dressed(LazyTriplets):
     """Triplets whose questions carry the recipe's instruction."""
 
     def __init__(self, triplets: Sequence[Triplet], data: Data) -> None:
@@ -59,18 +59,12 @@ class Dressed(Sequence[Triplet]):
     def __len__(self) -> int:
         return len(self.triplets)
 
-    @overload
-    def __getitem__(self, index: int) -> Triplet: ...
-    @overload
-    def __getitem__(self, index: slice) -> list[Triplet]: ...
-    def __getitem__(self, index: int | slice) -> Triplet | list[Triplet]:
-        if isinstance(index, slice):
-            return [self[i] for i in range(*index.indices(len(self)))]
+    def at(self, index: int) -> Triplet:
         bare = self.triplets[index]
         return replace(bare, question=templates.dress(bare.question, bare.answer_type, self.instruction))
 
 
-class Table(Sequence[Triplet]):
+class Table(LazyTriplets):
     """Triplets read from the rows of a `datasets` table, by the recipe's names of the columns."""
 
     def __init__(self, rows: Dataset, data: Data) -> None:
@@ -87,13 +81,7 @@ class Table(Sequence[Triplet]):
     def __len__(self) -> int:
         return len(self.rows)
 
-    @overload
-    def __getitem__(self, index: int) -> Triplet: ...
-    @overload
-    def __getitem__(self, index: slice) -> list[Triplet]: ...
-    def __getitem__(self, index: int | slice) -> Triplet | list[Triplet]:
-        if isinstance(index, slice):
-            return [self[i] for i in range(*index.indices(len(self)))]
+    def at(self, index: int) -> Triplet:
         row = self.rows[index]
         value = {name: row[column] for name, column in self.columns.items()}
         return Triplet(

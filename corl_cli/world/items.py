@@ -3,11 +3,9 @@
 from __future__ import annotations
 
 import random
-from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import overload
 
-from corl_cli.core.types import AnswerType, Triplet
+from corl_cli.core.types import AnswerType, LazyTriplets, Triplet
 from corl_cli.world.drawing import draw
 from corl_cli.world.language import CAPTION_QUESTION, Question, Spec, ask, canonical, caption, solve, specify
 from corl_cli.world.scenes import Scene, Split, sample_from
@@ -74,7 +72,7 @@ def world_triplet(split: Split, seed: int, index: int) -> Triplet:
     return world_item(split, seed, index).triplet
 
 
-class WorldTriplets(Sequence[Triplet]):
+class WorldTriplets(LazyTriplets):
     """`size` triplets of a split under a seed, made when they are asked for."""
 
     def __init__(self, split: Split, size: int, seed: int = 0) -> None:
@@ -83,13 +81,5 @@ class WorldTriplets(Sequence[Triplet]):
     def __len__(self) -> int:
         return self.size
 
-    @overload
-    def __getitem__(self, index: int) -> Triplet: ...
-    @overload
-    def __getitem__(self, index: slice) -> list[Triplet]: ...
-    def __getitem__(self, index: int | slice) -> Triplet | list[Triplet]:
-        if isinstance(index, slice):
-            return [self[i] for i in range(*index.indices(self.size))]
-        if not -self.size <= index < self.size:
-            raise IndexError(index)
-        return world_triplet(self.split, self.seed, index % self.size)
+    def at(self, index: int) -> Triplet:
+        return world_triplet(self.split, self.seed, index)
