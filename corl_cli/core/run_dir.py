@@ -128,7 +128,7 @@ def write_atomic(path: Path, content: str | bytes) -> None:
 
 @contextmanager
 def writing(path: Path) -> Iterator[None]:
-    """Turn a full disk or a forbidden folder, met while writing `path`, into a CorlError that says so."""
+    """Turn a full disk or a place that cannot be written, met while writing `path`, into a CorlError that says so."""
     try:
         yield
     except OSError as error:
@@ -136,11 +136,7 @@ def writing(path: Path) -> Iterator[None]:
             raise CorlError(
                 f"No space left on the disk for {path}.", "Free some space, then go on with --resume."
             ) from error
-        if error.errno in (errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOTDIR, errno.EEXIST):
-            raise CorlError(
-                f"{path} cannot be written: {error.strerror}.", "Choose another place with --out."
-            ) from error
-        raise
+        raise CorlError(f"{path} cannot be written: {error.strerror}.", "Choose another place with --out.") from error
 
 
 def _provenance(command: Sequence[str]) -> dict[str, Any]:

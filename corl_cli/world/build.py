@@ -55,6 +55,8 @@ def build(
     """
     plan = plan or Plan()
     work = out / ".build"
+    if out.exists() and not out.is_dir():
+        raise UsageError(f"{out} is a file.", "Give a folder with --out.")
     if out.exists() and any(out.iterdir()) and not (resume and work.exists()):
         raise UsageError(f"{out} is not empty.", "Add --resume to go on with a build, or give another --out.")
     work.mkdir(parents=True, exist_ok=True)

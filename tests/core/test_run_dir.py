@@ -135,7 +135,7 @@ def test_a_failed_write_leaves_the_old_file_whole(tmp_path):
     handler = signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
     try:
         resource.setrlimit(resource.RLIMIT_FSIZE, (100, limits[1]))
-        with pytest.raises(OSError):
+        with pytest.raises(CorlError, match="cannot be written: File too large"):
             write_atomic(path, "x" * 10_000)
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, limits)
