@@ -7,6 +7,11 @@ os.environ.setdefault("HF_HUB_OFFLINE", "1")
 os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
 
 import pytest
+from hypothesis import HealthCheck, settings
+
+# a busy machine must not fail a test: nothing here is about time
+settings.register_profile("corl", deadline=None, suppress_health_check=[HealthCheck.too_slow])
+settings.load_profile("corl")
 
 
 @pytest.fixture(scope="session")
