@@ -10,7 +10,7 @@ demo: $(VENV)/.installed
 	$(VENV)/bin/corl train unified --out runs/demo --resume
 
 test: lint
-	$(VENV)/bin/pytest -n 2
+	$(VENV)/bin/pytest -n 2 --dist loadfile
 
 lint: $(VENV)/.installed-dev
 	$(VENV)/bin/ruff check .
