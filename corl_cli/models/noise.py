@@ -26,10 +26,10 @@ def row_keys(labels: Iterable[str], device: torch.device) -> Tensor:
     return torch.tensor(digests, dtype=torch.int64, device=device)
 
 
-def gumbel(keys: Tensor, position: int, width: int) -> Tensor:
-    """Standard Gumbel noise [R, width] in float32 for one position of each row."""
-    counter = torch.arange(position * width, (position + 1) * width, device=keys.device)
-    bits = _mix(keys[:, None] + counter * _GOLDEN)
+def gumbel(keys: Tensor, positions: range, width: int) -> Tensor:
+    """Standard Gumbel noise [positions, R, width] in float32 for consecutive positions of each row."""
+    counter = torch.arange(positions.start * width, positions.stop * width, device=keys.device)
+    bits = _mix(keys[:, None] + counter.view(len(positions), 1, width) * _GOLDEN)
     uniform = (_shift(bits, 64 - _UNIFORM_BITS).float() + 0.5) / (1 << _UNIFORM_BITS)
     return -torch.log(-torch.log(uniform))
 

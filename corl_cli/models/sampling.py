@@ -19,6 +19,8 @@ from torch import Tensor, nn
 from corl_cli.core.types import Sampling
 from corl_cli.models.noise import gumbel
 
+NOISE_BLOCK = 1 << 20  # numbers of sampling noise made at once: fewer, larger calls where the vocabulary is small
+
 Head = Callable[[Tensor], Tensor]  # hidden states [R, D] -> logits [R, V]
 
 
@@ -26,16 +28,15 @@ Head = Callable[[Tensor], Tensor]  # hidden states [R, D] -> logits [R, V]
 class Cache:
     """Keys and values [R, heads, T, D] of each layer, of which `length` columns are in use.
 
-    `visible` [R, T] are the columns that a row may attend to, `rotation` the cosines and sines [R, 1, T, D] of each
-    row's own positions: padding does not count.
+    `bias` [R, 1, 1, T] hides padding from attention (None where there is none), `rotation` are the cosines and sines
+    [R, 1, T, D] of each row's own positions: padding does not count.
     """
 
     keys: list[Tensor]
     values: list[Tensor]
-    visible: Tensor
+    bias: Tensor | None
     rotation: tuple[Tensor, Tensor]
     length: int
-    padded: bool
 
     def take(self, rows: Tensor) -> Cache:
         """The cache of the given rows."""
@@ -50,7 +51,7 @@ class Cache:
             self,
             keys=[change(keys) for keys in self.keys],
             values=[change(values) for values in self.values],
-            visible=change(self.visible),
+            bias=None if self.bias is None else change(self.bias),
             rotation=(change(self.rotation[0]), change(self.rotation[1])),
         )
 
@@ -107,17 +108,16 @@ class Decoder:
         cache = Cache(
             keys=[embeds.new_zeros(shape, dtype=self.dtype) for _ in self.layers],
             values=[embeds.new_zeros(shape, dtype=self.dtype) for _ in self.layers],
-            visible=visible,
+            bias=None if mask.all() else _bias(visible[:, None, None], self.dtype),
             rotation=self._rotation(visible),
             length=length,
-            padded=not bool(mask.all()),
         )
-        causal = torch.ones(length, length, dtype=torch.bool, device=embeds.device).tril()
         attend = None
-        if cache.padded:
+        if cache.bias is not None:
             # a padding query sees itself, or its softmax would be over nothing
-            attend = (causal & mask.bool()[:, None]) | torch.eye(length, dtype=torch.bool, device=embeds.device)
-            attend = attend[:, None]
+            causal = torch.ones(length, length, dtype=torch.bool, device=embeds.device).tril()
+            itself = torch.eye(length, dtype=torch.bool, device=embeds.device)
+            attend = _bias(((causal & mask.bool()[:, None]) | itself)[:, None], self.dtype)
         hidden = self._run(embeds, cache, 0, attend)
         return hidden[:, -1], cache
 
@@ -125,7 +125,7 @@ class Decoder:
         """Append one token to each row: embeds [R, D] -> hidden states [R, D]."""
         start = cache.length
         cache.length += 1
-        attend = cache.visible[:, None, None, : cache.length] if cache.padded else None
+        attend = None if cache.bias is None else cache.bias[..., : cache.length]
         return self._run(embeds[:, None], cache, start, attend)[:, 0]
 
     def _rotation(self, visible: Tensor) -> tuple[Tensor, Tensor]:
@@ -137,8 +137,6 @@ class Decoder:
         rows, length, width = x.shape
         x = x.float().reshape(rows * length, width)
         cos, sin = (table[:, :, start : cache.length] for table in cache.rotation)
-        if attend is not None:  # once a step rather than once a layer
-            attend = torch.zeros_like(attend, dtype=self.dtype).masked_fill(~attend, -torch.inf)
         for own, layer, keys, values in zip(self.llama.layers, self.layers, cache.keys, cache.values, strict=True):
             qkv = F.linear(self._norm(x, own.input_layernorm), layer["qkv"])
             both, v = qkv.view(rows, length, -1, self.head_dim).transpose(1, 2).split(self.split, dim=1)
@@ -182,13 +180,16 @@ def draw(
     hidden, cache = decoder.prefill(prompts, mask, prompts.shape[1] + num_tokens)
     hidden, cache = hidden.repeat_interleave(group, 0), cache.repeat(group)
     tokens, logps = [], []
+    block = max(1, NOISE_BLOCK // (len(keys) * len(embeddings)))  # positions whose noise is made at once
     for position in range(num_tokens):
+        if position % block == 0:
+            noise = gumbel(keys, range(position, min(position + block, num_tokens)), len(embeddings))
         logits = head(hidden).float()
         mixed = conditional = logits
         if unconditional is not None:
             conditional, other = logits.chunk(2)
             mixed = other + sampling.cfg_weight * (conditional - other)
-        token, logp = choose(mixed, conditional, sampling, keys, position)
+        token, logp = choose(mixed, conditional, sampling, noise[position % block])
         tokens.append(token)
         logps.append(logp)
         if position < num_tokens - 1:
@@ -219,7 +220,8 @@ def write(
     alive = torch.ones(len(keys), dtype=torch.bool, device=prompts.device)  # of those, the unfinished
     for position in range(limit):
         logits = decoder.word_logits(hidden).float()
-        token, logp = choose(logits, logits, sampling, keys[rows], position)
+        noise = gumbel(keys[rows], range(position, position + 1), logits.shape[-1])[0]
+        token, logp = choose(logits, logits, sampling, noise)
         going = rows[alive]
         tokens[going, position], logps[going, position] = token[alive], logp[alive]
         written[going, position] = True
@@ -235,16 +237,13 @@ def write(
     return tokens[:, :length], written[:, :length], logps[:, :length]
 
 
-def choose(
-    mixed: Tensor, conditional: Tensor, sampling: Sampling, keys: Tensor, position: int
-) -> tuple[Tensor, Tensor]:
+def choose(mixed: Tensor, conditional: Tensor, sampling: Sampling, noise: Tensor) -> tuple[Tensor, Tensor]:
     """Next tokens [R] by Gumbel-max from the mixed logits [R, V], and their log-probs under the conditional ones."""
     temperature = sampling.temperature or 1.0
     if sampling.temperature == 0:
         token = mixed.argmax(-1)
     else:
-        scaled = nucleus(mixed / temperature, sampling.top_p)
-        token = (scaled + gumbel(keys, position, scaled.shape[-1])).argmax(-1)
+        token = (nucleus(mixed / temperature, sampling.top_p) + noise).argmax(-1)
     logps = torch.log_softmax(conditional / temperature, dim=-1)
     return token, logps.gather(-1, token[:, None])[:, 0]
 
@@ -288,6 +287,11 @@ def _fused(layer: Any) -> dict[str, list[Tensor]]:
 
 def _copy(parts: list[Tensor], dtype: torch.dtype) -> Tensor:
     return torch.cat([part.detach() for part in parts]).to(dtype, copy=True)
+
+
+def _bias(visible: Tensor, dtype: torch.dtype) -> Tensor:
+    """0 where visible, minus infinity elsewhere."""
+    return torch.zeros_like(visible, dtype=dtype).masked_fill(~visible, -torch.inf)
 
 
 def _rotate(x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
