@@ -221,7 +221,7 @@ class TestBadInput:
             ("data.path=nowhere.parquet", 1, "No triplets could be read from nowhere.parquet"),
             ("rewards.t2i.cycle.text=spice", 2, "rewards.t2i.cycle.text"),
             ("rewards.t2i.cycle.name=cycl", 2, "Did you mean cycle?"),
-            ("train.batch_size=9999", 2, "fewer than one batch"),
+            ("train.batch_size=99999", 2, "fewer than one batch"),
             ("sampling.mm2t.max_new_tokens=4000", 1, "exceed the model's context"),
         ],
     )
