@@ -14,6 +14,8 @@ if TYPE_CHECKING:
     from corl_cli.core.run_dir import RunDir
     from corl_cli.trainer.probes import Reading
 
+DEFAULT = "world/unified"
+
 app = typer.Typer(help="Train a policy by reinforcement learning.", no_args_is_help=True, rich_markup_mode=None)
 
 
@@ -24,7 +26,7 @@ def group() -> None:
 
 @app.command(epilog="Example: corl train unified --set train.max_steps=20 --out runs/first")
 def unified(
-    recipe: Recipe = "world/unified",
+    recipe: Recipe = DEFAULT,
     overrides: Set = [],  # noqa: B006 (typer copies it)
     out: Out = None,
     seed: Seed = None,
@@ -37,6 +39,8 @@ def unified(
 
     if seed is not None:
         overrides = [*overrides, f"seed={seed}"]
+    if resume and out and (out / "recipe.yaml").exists() and recipe == DEFAULT and not overrides:
+        recipe = str(out / "recipe.yaml")  # nothing else was asked for: go on with the run's own
     loaded = load(recipe, overrides)
     if dry_run:
         from corl_cli.pipelines.train import plan
@@ -53,7 +57,8 @@ def unified(
         typer.echo(f"{run.path} is complete.", err=True)
     elif train.is_main_process():
         done = train.steps_done(run)
-        state = f"going on after step {done}" if done else "from the start"
+        nothing = "nothing to resume yet, so from the start" if resume else "from the start"
+        state = f"going on after step {done}" if done else nothing
         console().print(f"{loaded.name} in {run.path}, {state}", markup=False, soft_wrap=True)
         with progress("training", train.num_steps(loaded), done=done) as bar:
             train.train(loaded, run, Terminal(bar))

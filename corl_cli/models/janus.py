@@ -335,8 +335,9 @@ def _config(path: str | Path) -> JanusConfig:
 
 def _unreadable(path: str | Path, error: Exception) -> CorlError:
     reason = (str(error).strip() or type(error).__name__).splitlines()[0]
+    absent = "" if Path(path).exists() else " (there is no such folder here)"
     return CorlError(
-        f"No Janus checkpoint could be read from {path}: {reason}",
+        f"No Janus checkpoint could be read from {path}{absent}: {reason}",
         "Give a folder in transformers' format, a corl run, or a hub id that this machine can reach.",
     )
 

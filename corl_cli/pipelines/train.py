@@ -155,6 +155,7 @@ def _open(recipe: Recipe, out: Path | None, resume: bool, command: Sequence[str]
         return RunDir.open(path, recipe)
     data = _batches(recipe, 0, 1).triplets
     fingerprint = {"path": recipe.data.path, "split": recipe.data.split, "triplets": len(data), "first": data[0].id}
+    _check_memory(recipe)  # before anything is written: it needs the checkpoint to be there
     facts = {
         "data": fingerprint,
         "start": build.locate(recipe.model.checkpoint),

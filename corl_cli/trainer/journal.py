@@ -73,12 +73,13 @@ class Journal:
             self._probe(0)
             self._sample(0)
 
-    def identity(self, step: int, identity: Identity) -> None:
-        """What the first batch said of sampler and scorer."""
-        self.display.say(
-            f"preflight {identity.task}: sampler and scorer agree to {identity.largest:.1e} nats a token "
-            f"(mean {identity.mean:.1e})"
-        )
+    def identity(self, step: int, identity: Identity, *, aloud: bool) -> None:
+        """What a batch said of sampler and scorer before optimiser step `step` (from 1)."""
+        if aloud:
+            self.display.say(
+                f"preflight {identity.task}: sampler and scorer agree to {identity.largest:.1e} nats a token "
+                f"(mean {identity.mean:.1e})"
+            )
         self._write({"step": step, "identity": asdict(identity)})
 
     def step(self, step: int, metrics: Mapping[str, float], batch: Mapping[Task, Experience]) -> None:

@@ -15,6 +15,7 @@ from accelerate import Accelerator
 from torch import Tensor
 from torch.optim import Optimizer
 
+from corl_cli.core.errors import CorlError
 from corl_cli.core.recipe import Algo, Recipe
 from corl_cli.core.types import Experience, RewardResult, Rollout, Task
 from corl_cli.models.base import UnifiedPolicy
@@ -56,7 +57,8 @@ class Trainer:
                 rollouts = generate(self.policy, self.batches[step], self.samplings, key=key)
             if step <= start + 1:  # once more after an update: a sampler with stale weights shows only then
                 for rollout in rollouts.values():
-                    self.journal.identity(step, check_identity(self.policy, rollout, self.recipe.model.dtype))
+                    identity = check_identity(self.policy, rollout, self.recipe.model.dtype)
+                    self.journal.identity(step + 1, identity, aloud=step == start)
             with self.timed("reward"):
                 rewards = {task: self.rubrics[task](rollout, self.policy) for task, rollout in rollouts.items()}
             with self.timed("update"):
@@ -89,6 +91,11 @@ class Trainer:
         for _ in range(self.recipe.algo.num_iterations):
             metrics = self.accumulate(batch)
             norm = self.accelerator.clip_grad_norm_(self.policy.trainable(), self.recipe.optim.max_grad_norm)
+            if not torch.isfinite(norm):
+                raise CorlError(
+                    f"The gradient of step {step + 1} is not finite; the weights were left as they were.",
+                    "Lower optim.lr, or look at the rewards; checkpoints before this step are whole.",
+                )
             self.optimizer.step()
             self.optimizer.zero_grad(set_to_none=True)
         return metrics | {"lr": rate, "grad_norm": float(norm)}

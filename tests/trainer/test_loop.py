@@ -240,3 +240,15 @@ def test_beta_pulls_towards_the_reference(policy: JanusPolicy, tmp_path: Path) -
     after = trainer.accumulate(batch)
     for task in ("t2i", "mm2t"):
         assert 0 < after[f"kl/{task}"] < before[f"kl/{task}"]
+
+
+def test_a_gradient_that_is_not_finite_stops_before_the_step(policy: JanusPolicy, tmp_path: Path) -> None:
+    trainer = make_trainer(policy, tmp_path, make_recipe())
+    batch = _batch(trainer)
+    first = trainer.policy.trainable()[-1]
+    with torch.no_grad():
+        first[0, 0] = math.inf
+    before = [parameter.clone() for parameter in trainer.policy.trainable()]
+    with pytest.raises(CorlError, match="gradient of step 3 is not finite"):
+        trainer.update(batch, step=2)
+    assert all(torch.equal(old, new) for old, new in zip(before, trainer.policy.trainable(), strict=True))
