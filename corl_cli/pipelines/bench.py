@@ -18,7 +18,8 @@ from corl_cli.models.janus import JanusPolicy
 from corl_cli.models.noise import row_keys
 from corl_cli.pipelines.build import build_policy
 
-CFG_WEIGHT = 5.0  # Janus' own; transformers' image loop needs one above 1
+CFG_WEIGHTS = (5.0, 1.0)  # Janus' own; and none, as the embedded world trains
+LEAST_GUIDANCE = 1.000001  # transformers' image loop fails at 1, and computes the unconditional half in any case
 MAX_NEW_TOKENS = 40
 
 
@@ -27,6 +28,7 @@ class Speed:
     """Tokens per second (median over repeats; padding does not count) of corl and of transformers."""
 
     task: Task
+    cfg_weight: float | None
     tokens_per_second: float
     transformers_tokens_per_second: float
     ratio_to_transformers: float
@@ -42,11 +44,11 @@ def bench_rollout(checkpoint: str, prompts: int, group_size: int, repeats: int) 
     plain = policy.model if dtype == "float32" else copy.deepcopy(policy.model).to(policy.dtype)  # as users run it
     items = list(triplets.load(Data(limit=prompts), seed=0))
     speeds = []
-    samplings: dict[Task, Sampling] = {
-        "t2i": Sampling(group_size=group_size, cfg_weight=CFG_WEIGHT),
-        "mm2t": Sampling(group_size=group_size, max_new_tokens=MAX_NEW_TOKENS),
-    }
-    for task, sampling in samplings.items():
+    work: list[tuple[Task, Sampling]] = [
+        *(("t2i", Sampling(group_size=group_size, cfg_weight=weight)) for weight in CFG_WEIGHTS),
+        ("mm2t", Sampling(group_size=group_size, max_new_tokens=MAX_NEW_TOKENS)),
+    ]
+    for task, sampling in work:
         rollout = policy.sample(task, items, sampling, key="warm-up")
         ours, theirs = [], []
         for repeat in range(repeats + 1):
@@ -56,6 +58,7 @@ def bench_rollout(checkpoint: str, prompts: int, group_size: int, repeats: int) 
         speeds.append(
             Speed(
                 task=task,
+                cfg_weight=sampling.cfg_weight if task == "t2i" else None,
                 tokens_per_second=mine,
                 transformers_tokens_per_second=other,
                 ratio_to_transformers=mine / other,
@@ -92,7 +95,7 @@ def _generated(policy: JanusPolicy, model: Any, like: Rollout) -> int:
         "num_return_sequences": group,
     }
     if like.task == "t2i":
-        guidance = like.sampling.cfg_weight
+        guidance = max(like.sampling.cfg_weight, LEAST_GUIDANCE)
         tokens = model.generate(like.prompt_ids[::group], generation_mode="image", guidance_scale=guidance, **shared)
         return int(tokens.numel())
     ids = model.generate(
