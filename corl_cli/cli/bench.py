@@ -31,7 +31,7 @@ def rollout(
     table([asdict(speed) for speed in speeds], as_json=as_json)
     if not as_json:
         console().print(
-            f"Tokens per second for {prompts} prompts x {group_size} samples, images with guidance (CFG 5) and without. "
+            f"Tokens per second, {prompts} prompts x {group_size} samples; images with guidance (CFG 5) and without. "
             "Turning tokens into pictures is left out on both sides.",
             soft_wrap=True,
         )
