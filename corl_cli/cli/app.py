@@ -8,7 +8,7 @@ import typer
 from typer.core import TyperGroup
 
 from corl_cli import __version__
-from corl_cli.cli import bench, recipe, train, world
+from corl_cli.cli import bench, recipe, reward, reward_run, train, world  # noqa: F401 (reward_run adds to reward)
 from corl_cli.core.errors import CorlError
 
 
@@ -50,6 +50,7 @@ app = typer.Typer(
     context_settings={"help_option_names": ["-h", "--help"]},
 )
 app.add_typer(train.app, name="train")
+app.add_typer(reward.app, name="reward")
 app.add_typer(recipe.app, name="recipe")
 app.add_typer(world.app, name="world")
 app.add_typer(bench.app, name="bench")

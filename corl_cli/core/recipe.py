@@ -95,7 +95,8 @@ class RewardSpec(Section):
 
     name: str = Field(description="a registered reward, or my_pkg.module:Class")
     weight: Float = Field(1.0, description="in the task's total")
-    missing: Literal["stop", "mask"] = Field("stop", description="what a score that is not finite does")
+    on_error: Literal["stop", "mask"] = Field("stop", description="what a failed or non-finite score does")
+    normalise: bool = Field(False, description="to mean 0 and deviation 1 within each group, before the sum")
 
     @property
     def options(self) -> dict[str, Any]:

@@ -71,33 +71,51 @@ class Sampling:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Rollout:
-    """G completions for each of B triplets, everything needed to score them again.
+class Samples:
+    """What a reward sees: G outputs for each of B triplets; `triplets` has N entries, each repeated G times.
 
-    `triplets` has N entries (each repeated G times); prompts are left-padded; `pixel_values` [B, C, H, W] holds each
-    distinct input image once (mm2t only); `logps` [N, L] are the sampler's own log-probs under the scoring
-    distribution (temperature applied, before CFG mixing and top-p; float32); they are None for rows made from given
-    targets. `outputs` are PIL images (t2i) or strings (mm2t).
+    `outputs` are PIL images (t2i) or strings (mm2t); `sampling` says how they were drawn, its group size above all.
     """
 
     task: Task
     triplets: list[Triplet]
-    prompt_ids: Tensor
-    prompt_mask: Tensor
-    pixel_values: Tensor | None
-    completion_ids: Tensor
-    completion_mask: Tensor
-    logps: Tensor | None
     outputs: list[Image | str]
     sampling: Sampling
 
     def __len__(self) -> int:
         return len(self.triplets)
 
-    def select(self, groups: Sequence[int]) -> Rollout:
-        """The rollout of some of its groups, in the order given."""
+    def select(self, groups: Sequence[int]) -> Samples:
+        """Some of the groups, in the order given."""
+        rows = self.rows_of(groups)
+        return replace(self, triplets=[self.triplets[row] for row in rows], outputs=[self.outputs[row] for row in rows])
+
+    def rows_of(self, groups: Sequence[int]) -> list[int]:
+        """The rows of some groups."""
         size = self.sampling.group_size
-        rows = [group * size + sample for group in groups for sample in range(size)]
+        return [group * size + sample for group in groups for sample in range(size)]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Rollout(Samples):
+    """Samples with the tokens they are made of: everything needed to score them again.
+
+    Prompts are left-padded; `pixel_values` [B, C, H, W] holds each
+    distinct input image once (mm2t only); `logps` [N, L] are the sampler's own log-probs under the scoring
+    distribution (temperature applied, before CFG mixing and top-p; float32); they are None for rows made from given
+    targets.
+    """
+
+    prompt_ids: Tensor
+    prompt_mask: Tensor
+    pixel_values: Tensor | None
+    completion_ids: Tensor
+    completion_mask: Tensor
+    logps: Tensor | None
+
+    def select(self, groups: Sequence[int]) -> Rollout:
+        """See Samples.select."""
+        rows = self.rows_of(groups)
         return replace(
             self,
             triplets=[self.triplets[row] for row in rows],
@@ -115,16 +133,18 @@ class Rollout:
 class RewardResult:
     """What one rubric says of one rollout; `total` [N] is the weighted sum and NaN where `valid` [N] is False.
 
-    `parts` {name: [N]} are raw and unweighted; a part of a part is named `reward.part`; `weights` are those that the
-    total gives to each reward. `notes` {name: [N strings]} explain scores to a human.
+    `parts` {name: [N]} are raw and unweighted; a part of a part is named `reward.part`. `terms` {name: [N]} are what
+    each reward adds to the total: weighted, and normalised within groups where the recipe says so. `notes`
+    {name: [N strings]} explain scores to a human, `seconds` {name: s} say how long each reward took for all rows.
     """
 
     task: Task
     total: Tensor
     parts: dict[str, Tensor]
     valid: Tensor
-    weights: dict[str, float] = field(default_factory=dict)
+    terms: dict[str, Tensor] = field(default_factory=dict)
     notes: dict[str, list[str]] = field(default_factory=dict)
+    seconds: dict[str, float] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -5,11 +5,24 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from pathlib import Path
+from typing import NamedTuple
 
 from PIL.Image import Image
 from torch import Tensor, nn
 
 from corl_cli.core.types import Rollout, Sampling, Task, Triplet
+
+
+class Embedded(NamedTuple):
+    """Last hidden states of images [N, K, D] and of the texts that follow them [N, T, D], with mask and ids [N, T].
+
+    The mask marks the texts' own tokens: templates, special tokens and padding are left out.
+    """
+
+    images: Tensor
+    texts: Tensor
+    mask: Tensor
+    ids: Tensor
 
 
 class UnifiedPolicy(nn.Module, ABC):
@@ -49,12 +62,12 @@ class UnifiedPolicy(nn.Module, ABC):
         """
 
     @abstractmethod
-    def embed(self, images: Sequence[Image], prompts: Sequence[str]) -> tuple[Tensor, Tensor, Tensor]:
-        """Last hidden states of images [N, K, D] and of the prompts that follow them [N, T, D], with the mask [N, T].
+    def embed(self, images: Sequence[Image], prompts: Sequence[str]) -> Embedded:
+        """Hidden states of each image, read as an understanding input, and of the prompt behind it (paper, R_TIM)."""
 
-        The image is read as an understanding input in front of its prompt (paper, R_TIM); spans are found by token
-        masks, special tokens and padding are left out of the mask.
-        """
+    @abstractmethod
+    def words(self, ids: Tensor) -> list[str]:
+        """The text of each of T tokens [T]."""
 
     @abstractmethod
     def checkpoint_layers(self) -> None:

@@ -21,7 +21,7 @@ from transformers import (
 
 from corl_cli.core.errors import CorlError
 from corl_cli.core.types import Rollout, Sampling, Task, Triplet
-from corl_cli.models.base import UnifiedPolicy
+from corl_cli.models.base import Embedded, UnifiedPolicy
 from corl_cli.models.logprobs import token_logps
 from corl_cli.models.noise import row_keys
 from corl_cli.models.prompts import ChatPrompts
@@ -229,7 +229,7 @@ class JanusPolicy(UnifiedPolicy):
                 vocab_size,
             )
 
-    def embed(self, images: Sequence[Image.Image], prompts: Sequence[str]) -> tuple[Tensor, Tensor, Tensor]:
+    def embed(self, images: Sequence[Image.Image], prompts: Sequence[str]) -> Embedded:
         """See UnifiedPolicy.embed."""
         ids, mask, spans = (tensor.to(self.device) for tensor in self.prompts.caption(prompts))
         with self._inference():
@@ -237,7 +237,11 @@ class JanusPolicy(UnifiedPolicy):
             embeds = self._place(self.model.get_input_embeddings()(ids), ids, self._see(pixels))
             hidden = self._hidden(embeds, mask)
         seen = hidden[ids == self.image_token_id].view(len(images), self.num_image_tokens, -1)
-        return seen, hidden, spans
+        return Embedded(seen, hidden, spans, ids)
+
+    def words(self, ids: Tensor) -> list[str]:
+        """See UnifiedPolicy.words."""
+        return [str(self.tokenizer.decode([token])) for token in ids.tolist()]
 
     # ---- images ---------------------------------------------------------------------------------------------------
 

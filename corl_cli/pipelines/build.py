@@ -117,7 +117,15 @@ def build_rubrics(
         for spec in getattr(rubrics, task):
             reward: Reward = bind(spec, task)
             reward.load(device, reference)
-            criteria.append(Criterion(name=spec.name, weight=spec.weight, missing=spec.missing, reward=reward))
+            criteria.append(
+                Criterion(
+                    name=spec.name,
+                    weight=spec.weight,
+                    on_error=spec.on_error,
+                    normalise=spec.normalise,
+                    reward=reward,
+                )
+            )
         if criteria:
             built[task] = Rubric(task, criteria)
     return built

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import torch
 
-from corl_cli.core.types import Rollout
+from corl_cli.core.types import Samples
 from corl_cli.models.base import UnifiedPolicy
 from corl_cli.rewards.base import Reward, Scores
 from corl_cli.scoring.answers import judge
@@ -17,16 +17,18 @@ class Accuracy(Reward):
     """
 
     task = "mm2t"
+    columns = ("gold", "completion")
+    needs_policy = False
 
-    def score(self, rollout: Rollout, policy: UnifiedPolicy) -> Scores:
+    def score(self, samples: Samples, policy: UnifiedPolicy | None) -> Scores:
         """See Reward.score."""
         judgements = [
             judge(triplet.question, triplet.answer, str(text), triplet.answer_type)
-            for triplet, text in zip(rollout.triplets, rollout.outputs, strict=True)
+            for triplet, text in zip(samples.triplets, samples.outputs, strict=True)
         ]
         notes = [f"{judgement.rule}: {judgement.extracted!r}" for judgement in judgements]
         values = [
             float(judgement.correct) if triplet.answer.strip() else torch.nan
-            for triplet, judgement in zip(rollout.triplets, judgements, strict=True)
+            for triplet, judgement in zip(samples.triplets, judgements, strict=True)
         ]
         return Scores(values=torch.tensor(values), notes=notes)

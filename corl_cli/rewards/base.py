@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -12,8 +13,11 @@ from pydantic import BaseModel, ConfigDict
 from torch import Tensor
 
 from corl_cli.core.errors import CorlError
-from corl_cli.core.types import RewardResult, Rollout, Task
+from corl_cli.core.pictures import Tile
+from corl_cli.core.requirements import Requirement
+from corl_cli.core.types import RewardResult, Samples, Task
 from corl_cli.models.base import UnifiedPolicy
+from corl_cli.scoring.groups import standardise
 
 
 class Options(BaseModel):
@@ -24,39 +28,75 @@ class Options(BaseModel):
 
 @dataclass(frozen=True, kw_only=True)
 class Scores:
-    """Raw scores of one reward: `values` [N] float32, NaN where there is none; `parts` are its named halves."""
+    """Raw scores of one reward: `values` [N] float32, NaN where there is none; `parts` are its named halves.
+
+    `notes`, none or N, say how a score came about, and why there is none.
+    """
 
     values: Tensor
     parts: dict[str, Tensor] = field(default_factory=dict)
     notes: Sequence[str] = ()
 
 
+@dataclass(frozen=True, kw_only=True)
+class Explanation:
+    """What a person needs to believe one score: labelled lines, and pictures with a line under each."""
+
+    facts: dict[str, str]
+    pictures: Sequence[Tile] = ()
+
+
 class Reward(ABC):
-    """Scores the outputs of one task. A failed or missing score is NaN, never 0."""
+    """Scores the outputs of one task. A failed or missing score is NaN, never 0.
+
+    The docstring of a reward states its formula and its source; `corl reward show` prints it.
+    """
 
     task: ClassVar[Task]
     Options: ClassVar[type[BaseModel]] = Options
-    needs_reference: ClassVar[bool] = False
+    columns: ClassVar[Sequence[str]] = ()  # what a line of `corl reward score --file` must hold
+    needs_policy: ClassVar[bool] = True  # whether `score` uses the policy; without, it may be None
 
     def __init__(self, options: BaseModel) -> None:
         self.options = options
+
+    @property
+    def needs_reference(self) -> bool:
+        """Whether `load` must be given the frozen start of the policy."""
+        return False
+
+    def requirements(self) -> list[Requirement]:
+        """What these options need from the machine, found out without loading anything large."""
+        return []
 
     def load(self, device: torch.device, reference: UnifiedPolicy | None) -> None:  # noqa: B027 (optional hook)
         """Bring models to `device`; `reference` is the frozen start when `needs_reference`."""
 
     @abstractmethod
-    def score(self, rollout: Rollout, policy: UnifiedPolicy) -> Scores:
-        """One score per row of the rollout."""
+    def score(self, samples: Samples, policy: UnifiedPolicy | None) -> Scores:
+        """One score per row of the samples (during training, of a Rollout)."""
+
+    def explain(self, samples: Samples, policy: UnifiedPolicy | None) -> list[Explanation]:
+        """One explanation per row; by default the parts and the note of its score."""
+        scores = self.score(samples, policy)
+        return [
+            Explanation(
+                facts={name: f"{float(values[row]):.4f}" for name, values in scores.parts.items()}
+                | ({"note": scores.notes[row]} if scores.notes else {})
+            )
+            for row in range(len(samples))
+        ]
 
 
 @dataclass(frozen=True, kw_only=True)
 class Criterion:
-    """A reward with its name, its weight, and what a missing score does: `stop` the run or `mask` the row."""
+    """A reward with its name, its weight, and what a failed score does: `stop` the run or `mask` the row."""
 
     name: str
     weight: float
-    missing: str
+    on_error: str
     reward: Reward
+    normalise: bool = False
 
 
 class Rubric:
@@ -67,38 +107,92 @@ class Rubric:
         self.criteria = list(criteria)
 
     @torch.no_grad()
-    def __call__(self, rollout: Rollout, policy: UnifiedPolicy) -> RewardResult:
-        """Score every row; CorlError when a score is not finite and its criterion says stop, or not one per row."""
-        total = torch.zeros(len(rollout))
-        valid = torch.ones(len(rollout), dtype=torch.bool)
+    def __call__(self, samples: Samples, policy: UnifiedPolicy | None) -> RewardResult:
+        """Score every row; CorlError when a score fails and its criterion says stop, or not one per row."""
+        valid = torch.ones(len(samples), dtype=torch.bool)
         parts: dict[str, Tensor] = {}
-        weights = {criterion.name: criterion.weight for criterion in self.criteria}
         notes: dict[str, list[str]] = {}
+        seconds: dict[str, float] = {}
         for criterion in self.criteria:
-            scores = criterion.reward.score(rollout, policy)
+            begun = time.perf_counter()
+            scores = _score(criterion, samples, policy)
+            seconds[criterion.name] = time.perf_counter() - begun
             values = scores.values.float().cpu()
-            if values.shape != (len(rollout),):
+            if values.shape != (len(samples),):
                 raise CorlError(
-                    f"Reward '{criterion.name}' gave scores of shape {list(values.shape)} for {len(rollout)} samples.",
-                    "Return Scores(values=...) with one score per row of the rollout.",
+                    f"Reward '{criterion.name}' gave scores of shape {list(values.shape)} for {len(samples)} samples.",
+                    "Return Scores(values=...) with one score per row of the samples.",
                 )
             finite = torch.isfinite(values)
-            if criterion.missing == "stop" and not finite.all():
-                raise _missing(criterion.name, rollout, values, finite)
-            total = total + criterion.weight * values
+            if criterion.on_error == "stop" and not finite.all():
+                raise _failed(criterion.name, samples, scores, finite)
             valid &= finite
             parts[criterion.name] = values
             parts |= {f"{criterion.name}.{part}": score.float().cpu() for part, score in scores.parts.items()}
             if scores.notes:
                 notes[criterion.name] = list(scores.notes)
-        total = total.masked_fill(~valid, torch.nan)
-        return RewardResult(task=self.task, total=total, parts=parts, valid=valid, weights=weights, notes=notes)
+        terms = {criterion.name: _term(criterion, parts, valid, samples) for criterion in self.criteria}
+        total = torch.stack([torch.zeros(len(samples)), *terms.values()]).sum(0).masked_fill(~valid, torch.nan)
+        return RewardResult(
+            task=self.task, total=total, parts=parts, valid=valid, terms=terms, notes=notes, seconds=seconds
+        )
 
 
-def _missing(name: str, rollout: Rollout, values: Tensor, finite: Tensor) -> CorlError:
-    row = int((~finite).nonzero()[0])
+def _term(criterion: Criterion, parts: dict[str, Tensor], valid: Tensor, samples: Samples) -> Tensor:
+    """What a reward adds to the total of each row."""
+    values = parts[criterion.name]
+    if criterion.normalise:
+        values = standardise(values, valid, samples.sampling.group_size)
+    return criterion.weight * values
+
+
+def _score(criterion: Criterion, samples: Samples, policy: UnifiedPolicy | None) -> Scores:
+    """The scores of a reward that may raise; where rows are to be masked, group by group, so that only its own is."""
+    try:
+        return criterion.reward.score(samples, policy)
+    except (MemoryError, torch.OutOfMemoryError):
+        raise
+    except Exception as error:
+        size = samples.sampling.group_size
+        groups = range(len(samples) // size)
+        if criterion.on_error == "stop":
+            raise _raised(criterion.name, samples, error) from error
+        if len(groups) == 1:
+            return Scores(values=torch.full((size,), torch.nan), notes=[_reason(error)] * size)
+        pieces = [_score(criterion, samples.select([group]), policy) for group in groups]
+    if all(piece.values.isnan().all() for piece in pieces):
+        raise CorlError(f"Reward '{criterion.name}' failed for every sample: {pieces[0].notes[0]}")
+    return Scores(
+        values=torch.cat([piece.values.float().cpu() for piece in pieces]),
+        parts=_joined_parts(pieces, size),
+        notes=[note for piece in pieces for note in piece.notes or [""] * size],
+    )
+
+
+def _joined_parts(pieces: Sequence[Scores], size: int) -> dict[str, Tensor]:
+    nothing = torch.full((size,), torch.nan)
+    names = dict.fromkeys(name for piece in pieces for name in piece.parts)
+    return {name: torch.cat([piece.parts.get(name, nothing).float().cpu() for piece in pieces]) for name in names}
+
+
+def _reason(error: Exception) -> str:
+    return error.message if isinstance(error, CorlError) else f"{type(error).__name__}: {error}".rstrip(": ")
+
+
+def _raised(name: str, samples: Samples, error: Exception) -> CorlError:
+    if isinstance(error, CorlError):
+        return error
     return CorlError(
-        f"Reward '{name}' gave {float(values[row])} for sample {row} (triplet {rollout.triplets[row].id}); "
-        f"{int((~finite).sum())} of {len(values)} scores are not finite.",
-        f"Leave such rows out with --set rewards.{rollout.task}.{name}.missing=mask, or mend the reward.",
+        f"Reward '{name}' failed: {_reason(error)}",
+        f"Leave failed rows out with --set rewards.{samples.task}.{name}.on_error=mask, or mend the reward.",
+    )
+
+
+def _failed(name: str, samples: Samples, scores: Scores, finite: Tensor) -> CorlError:
+    row = int((~finite).nonzero()[0])
+    why = f": {scores.notes[row]}" if scores.notes and scores.notes[row] else ""
+    return CorlError(
+        f"Reward '{name}' gave {float(scores.values[row])} for sample {row} (triplet {samples.triplets[row].id}){why}; "
+        f"{int((~finite).sum())} of {len(finite)} scores are not finite.",
+        f"Leave such rows out with --set rewards.{samples.task}.{name}.on_error=mask, or mend the reward.",
     )

@@ -10,7 +10,7 @@ from pydantic import Field
 
 from corl_cli.core.errors import CorlError
 from corl_cli.core.recipe import Float
-from corl_cli.core.types import Rollout
+from corl_cli.core.types import Samples
 from corl_cli.models.base import UnifiedPolicy
 from corl_cli.rewards.base import Options, Reward, Scores
 from corl_cli.world.checker import check
@@ -26,14 +26,16 @@ class Checker(Reward):
     """correct + partial_weight * partial; NaN for a prompt that is not in the world's language."""
 
     task = "t2i"
+    columns = ("prompt", "image")
+    needs_policy = False
     Options = CheckerOptions
     options: CheckerOptions
 
-    def score(self, rollout: Rollout, policy: UnifiedPolicy) -> Scores:
+    def score(self, samples: Samples, policy: UnifiedPolicy | None) -> Scores:
         """See Reward.score; parts are the verdict's `correct` and `partial`."""
         rows = [
             _verdict(triplet.prompt, drawing)
-            for triplet, drawing in zip(rollout.triplets, rollout.outputs, strict=True)
+            for triplet, drawing in zip(samples.triplets, samples.outputs, strict=True)
             if isinstance(drawing, Image)
         ]
         correct, partial = (torch.tensor([row[column] for row in rows]) for column in (0, 1))

@@ -11,10 +11,38 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+import torch
+
+from corl_cli.core.requirements import Requirement
 from corl_cli.scoring import captions, lexicon
 from corl_cli.scoring.captions import Link, Thing
+from corl_cli.scoring.measure import Measured, failed
 
 SceneTuple = tuple[str, ...]
+
+
+class SceneGraphs:
+    """The F score of the scene graphs of prompt and caption, as a measure.Consistency."""
+
+    def __init__(self, *, synonyms: bool) -> None:
+        self.synonyms = synonyms
+
+    def requirements(self) -> list[Requirement]:
+        """See measure.Model."""
+        return []
+
+    def load(self, device: torch.device) -> None:
+        """There is nothing to load."""
+
+    def __call__(self, prompts: Sequence[str], captions: Sequence[str]) -> Measured:
+        """See measure.Consistency; a prompt that names nothing has no score."""
+        values, details = [], []
+        for prompt, caption in zip(prompts, captions, strict=True):
+            wanted, said = parse(prompt).tuples(), parse(caption).tuples()
+            values.append(f_score(said, wanted, synonyms=self.synonyms) if wanted else torch.nan)
+            nothing = failed("the prompt names nothing" if prompt.strip() else "the prompt is empty")
+            details.append(explain(said, wanted, synonyms=self.synonyms) if wanted else nothing)
+        return Measured(torch.tensor(values), details)
 
 
 @dataclass(frozen=True)
@@ -69,8 +97,10 @@ def f_score(candidate: Sequence[SceneTuple], reference: Sequence[SceneTuple], *,
     return 2 * len(_matching(candidate, reference, synonyms)) / total if candidate and reference else 0.0
 
 
-def explain(candidate: Sequence[SceneTuple], reference: Sequence[SceneTuple], *, synonyms: bool = True) -> str:
-    """Which tuples match, which of the reference are missing, and which of the candidate are extra, in one line."""
+def explain(
+    candidate: Sequence[SceneTuple], reference: Sequence[SceneTuple], *, synonyms: bool = True
+) -> dict[str, str]:
+    """Which tuples are matched, which of the reference are missing, and which of the candidate are extra."""
     candidate, reference = _closed(candidate), _closed(reference)
     pairs = _matching(candidate, reference, synonyms)
     groups = {
@@ -78,7 +108,7 @@ def explain(candidate: Sequence[SceneTuple], reference: Sequence[SceneTuple], *,
         "missing": [words for index, words in enumerate(reference) if index not in pairs],
         "extra": [words for index, words in enumerate(candidate) if index not in pairs.values()],
     }
-    return "; ".join(f"{name} {', '.join(map(_phrase, group))}" for name, group in groups.items() if group) or "nothing"
+    return {name: ", ".join(map(_phrase, group)) or "nothing" for name, group in groups.items()}
 
 
 def _phrase(words: SceneTuple) -> str:

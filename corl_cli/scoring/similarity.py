@@ -1,27 +1,54 @@
-"""How alike two images are."""
+"""How alike two images are, pixel by pixel."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Literal
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from PIL import Image
-from torch import Tensor
+from PIL import Image, ImageChops, ImageOps
+
+from corl_cli.core.requirements import Requirement
+from corl_cli.scoring.measure import Measured
+
+Resize = Literal["stretch", "crop"]
 
 
-def pixel(real: Sequence[Image.Image], drawn: Sequence[Image.Image]) -> Tensor:
-    """1 - mean squared error of RGB values in 0..1, for each pair; [N] float32 in 0..1.
+class Pixel:
+    """1 - mean squared error of RGB values in 0..1: a stand-in for LPIPS where there are no weights."""
 
-    A drawing of another size is resized (bicubic) to the size of the real image.
-    """
-    scores = [1.0 - float(np.square(_values(a) - _values(b, a.size)).mean()) for a, b in zip(real, drawn, strict=True)]
-    return torch.tensor(scores, dtype=torch.float32)
+    def requirements(self) -> list[Requirement]:
+        """See measure.Model."""
+        return []
+
+    def load(self, device: torch.device) -> None:
+        """There is nothing to load."""
+
+    def __call__(self, real: Sequence[Image.Image], drawn: Sequence[Image.Image]) -> Measured:
+        """See measure.Likeness; values in 0..1."""
+        errors = [float(np.square(_values(a) - _values(b)).mean()) for a, b in zip(real, drawn, strict=True)]
+        return Measured(
+            torch.tensor([1.0 - error for error in errors], dtype=torch.float32),
+            [{"mean squared error": f"{error:.4f}"} for error in errors],
+        )
+
+    def differences(self, real: Image.Image, drawn: Image.Image) -> Image.Image:
+        """See measure.Likeness."""
+        return ImageChops.difference(real.convert("RGB"), drawn.convert("RGB")).convert("L")
 
 
-def _values(image: Image.Image, size: tuple[int, int] | None = None) -> NDArray[np.float64]:
-    image = image.convert("RGB")
-    if size and image.size != size:
-        image = image.resize(size, Image.Resampling.BICUBIC)
-    return np.asarray(image, np.float64) / 255
+def fitted(real: Image.Image, size: tuple[int, int], resize: Resize | None) -> Image.Image | None:
+    """The real image at `size`: stretched, or its centre of that shape (bicubic); None where neither may be."""
+    if real.size == size:
+        return real
+    if resize is None:
+        return None
+    if resize == "stretch":
+        return real.resize(size, Image.Resampling.BICUBIC)
+    return ImageOps.fit(real, size, Image.Resampling.BICUBIC)
+
+
+def _values(image: Image.Image) -> NDArray[np.float64]:
+    return np.asarray(image.convert("RGB"), np.float64) / 255

@@ -89,7 +89,7 @@ class Journal:
             for name, every in {
                 "probe": self.recipe.eval.probes.every if self.recipe.eval.probes else self.num_steps,
                 "sample": self.recipe.tracking.samples_every,
-                "rollout": self.recipe.tracking.rollouts_every,
+                "rollout": self.recipe.tracking.rollouts_every if step > 1 else 1,  # drift is told from the start
                 "save": self.recipe.checkpoint.every,
             }.items()
         }

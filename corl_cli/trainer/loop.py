@@ -19,6 +19,7 @@ from corl_cli.core.errors import CorlError
 from corl_cli.core.recipe import Algo, Recipe
 from corl_cli.core.types import Experience, RewardResult, Rollout, Task
 from corl_cli.models.base import UnifiedPolicy
+from corl_cli.scoring import groups
 from corl_cli.trainer import objective
 from corl_cli.trainer.journal import Journal
 from corl_cli.trainer.preflight import check_identity
@@ -167,6 +168,11 @@ class Trainer:
                 finite = values[torch.isfinite(values)]
                 metrics[f"reward/{task}/{name}"] = float(finite.mean())
                 metrics[f"reward_std/{task}/{name}"] = float(finite.std())
+                metrics[f"failed/{task}/{name}"] = float((~torch.isfinite(values)).float().mean())
+                metrics[f"zero_variance/{task}/{name}"] = float(
+                    groups.zero_variance(values, torch.isfinite(values), size).float().mean()
+                )
+            metrics |= {f"time/reward/{task}/{name}": seconds for name, seconds in rewards.seconds.items()}
             metrics[f"masked/{task}"] = float((~experience.rows).float().mean())
             metrics[f"zero_variance/{task}"] = objective.zero_variance_share(experience.advantages, size)
             metrics[f"length/{task}"] = float(lengths.mean())
@@ -199,10 +205,7 @@ def shares(batch: Mapping[Task, Experience], recipe: Recipe) -> dict[str, float]
     """The share of each reward, as task/name, in the within-group variance of the summed reward that it feeds."""
     lambdas = {"t2i": 1.0, "mm2t": recipe.algo.mm2t_weight}
     terms = {
-        task: {
-            f"{task}/{name}": lambdas[task] * weight * experience.rewards.parts[name]
-            for name, weight in experience.rewards.weights.items()
-        }
+        task: {f"{task}/{name}": lambdas[task] * term for name, term in experience.rewards.terms.items()}
         for task, experience in batch.items()
     }
     rows = {task: experience.rows for task, experience in batch.items()}

@@ -7,7 +7,7 @@ missing is left out of its group's statistics and has advantage 0.
 import torch
 from torch import Tensor
 
-STD_EPS = 1e-4  # as in TRL; keeps a group of equal rewards at advantage 0
+from corl_cli.scoring.groups import standardise
 
 
 def group_advantages(rewards: Tensor, rows: Tensor, group_size: int, *, scale: bool = True) -> Tensor:
@@ -15,14 +15,7 @@ def group_advantages(rewards: Tensor, rows: Tensor, group_size: int, *, scale: b
 
     std carries Bessel's correction. Without `scale` only the mean is taken off (Dr. GRPO).
     """
-    counted = rows.view(-1, group_size).double()
-    grouped = rewards.masked_fill(~rows, 0.0).double().view(-1, group_size)
-    number = counted.sum(1, keepdim=True)
-    centred = (grouped - (grouped * counted).sum(1, keepdim=True) / number.clamp(min=1)) * counted
-    if scale:
-        variance = centred.square().sum(1, keepdim=True) / (number - 1).clamp(min=1)
-        centred = centred / (variance.sqrt() + STD_EPS)
-    return centred.flatten().to(rewards.dtype)
+    return standardise(rewards, rows, group_size, scale=scale)
 
 
 def joint_rewards(t2i: Tensor, mm2t: Tensor, mm2t_weight: float) -> Tensor:
@@ -68,7 +61,7 @@ def variance_shares(terms: dict[str, Tensor], rows: Tensor, group_size: int) -> 
     The share of x in s is cov(x, s) / var(s): the term that an advantage mostly follows is the one that is learnt. All
     are NaN when the sum does not vary.
     """
-    centred = {name: group_advantages(term, rows, group_size, scale=False).double() for name, term in terms.items()}
+    centred = {name: standardise(term, rows, group_size, scale=False).double() for name, term in terms.items()}
     total = torch.stack([*centred.values()]).sum(0)
     variance = total.square().sum()
     return {name: float((term * total).sum() / variance) for name, term in centred.items()}

@@ -65,7 +65,7 @@ def _score(
         batch = triplets[start : start + BATCH]
         rollout: Rollout = policy.sample(task, batch, sampling, key="probe")
         result: RewardResult = rubric(rollout, policy)
-        for name in result.weights:
+        for name in result.terms:
             values = result.parts[name].tolist()
             rows += [(name, t.answer_type, value) for t, value in zip(batch, values, strict=True)]
     return rows

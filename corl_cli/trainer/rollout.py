@@ -1,16 +1,38 @@
 """Sampling every task for a batch of triplets, and keeping what was sampled for later reading."""
 
+from __future__ import annotations
+
 import json
 import math
 import shutil
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
+import torch
 from PIL import Image
+from torch import Tensor
 
-from corl_cli.core.types import Experience, Rollout, Sampling, Task, Triplet
+from corl_cli.core.errors import CorlError
+from corl_cli.core.types import TASKS, Experience, RewardResult, Rollout, Samples, Sampling, Task, Triplet
 from corl_cli.models.base import UnifiedPolicy
+
+ROWS = "rows.jsonl"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Recorded:
+    """One task of a recorded step: what was sampled, how it was rewarded, and its advantages [N].
+
+    `rows` [N] is False for rows whose reward was masked; `lengths` [N] count the completions' tokens.
+    """
+
+    samples: Samples
+    rewards: RewardResult
+    advantages: Tensor
+    rows: Tensor
+    lengths: Tensor
 
 
 def generate(
@@ -21,7 +43,7 @@ def generate(
 
 
 def record(folder: Path, batch: Mapping[Task, Experience]) -> None:
-    """Write one step's rollouts: a line per sample in rows.jsonl with its rewards and advantage; drawings as PNG.
+    """Write one step's rollouts: a line per sample in rows.jsonl with its rewards and advantage; images as PNG.
 
     A score that is missing is null. The folder appears whole, and takes the place of one that a kill left behind.
     """
@@ -31,7 +53,11 @@ def record(folder: Path, batch: Mapping[Task, Experience]) -> None:
     lines = []
     for task, experience in batch.items():
         rollout, rewards = experience.rollout, experience.rewards
+        size = rollout.sampling.group_size
         for row, (triplet, output) in enumerate(zip(rollout.triplets, rollout.outputs, strict=True)):
+            real = f"real-{row // size:04d}.png"
+            if not (folder / real).exists():  # the same triplets for each task
+                triplet.image.save(folder / real)
             if isinstance(output, Image.Image):
                 name = f"{task}-{row:04d}.png"
                 output.save(folder / name)
@@ -40,19 +66,94 @@ def record(folder: Path, batch: Mapping[Task, Experience]) -> None:
                 {
                     "task": task,
                     "triplet": triplet.id,
-                    "prompt": triplet.prompt if task == "t2i" else triplet.question,
+                    "real": real,
+                    "prompt": triplet.prompt,
+                    "question": triplet.question,
                     "answer": triplet.answer,
+                    "answer_type": triplet.answer_type,
+                    "source": triplet.source,
                     "output": output,
-                    "rewards": {name: finite(float(scores[row])) for name, scores in rewards.parts.items()},
+                    "length": int(rollout.completion_mask[row].sum()),
+                    "rewards": _numbers(rewards.parts, row),
+                    "terms": _numbers(rewards.terms, row),
                     "notes": {name: notes[row] for name, notes in rewards.notes.items()},
                     "total": finite(float(rewards.total[row])),
                     "advantage": float(experience.advantages[row]),
+                    "counted": bool(experience.rows[row]),
                 }
             )
     text = "".join(json.dumps(line, ensure_ascii=False) + "\n" for line in lines)
-    (folder / "rows.jsonl").write_text(text, encoding="utf-8")
+    (folder / ROWS).write_text(text, encoding="utf-8")
     shutil.rmtree(whole, ignore_errors=True)
     folder.rename(whole)
+
+
+def recorded_steps(rollouts: Path) -> list[int]:
+    """The steps that a run's rollouts folder holds, in order."""
+    return sorted(int(folder.name.removeprefix("step-")) for folder in rollouts.glob("step-*") if folder.is_dir())
+
+
+def read(rollouts: Path, step: int, samplings: Mapping[Task, Sampling]) -> dict[Task, Recorded]:
+    """What `record` wrote of one step; CorlError when it is not there or damaged."""
+    folder = rollouts / f"step-{step:06d}"
+    try:
+        text = (folder / ROWS).read_text(encoding="utf-8")
+        lines = [json.loads(line) for line in text.splitlines()]
+        return {
+            task: _read(folder, task, [line for line in lines if line["task"] == task], samplings[task])
+            for task in TASKS
+            if task in samplings
+        }
+    except FileNotFoundError as error:
+        steps = ", ".join(map(str, recorded_steps(rollouts))) or "none yet"
+        raise CorlError(f"No rollouts of step {step} in {rollouts}: {error.filename}", f"Recorded: {steps}.") from error
+    except (ValueError, KeyError, OSError) as error:
+        raise CorlError(f"The rollouts in {folder} are damaged: {error}", "Choose another step.") from error
+
+
+def _read(folder: Path, task: Task, lines: Sequence[Mapping[str, Any]], sampling: Sampling) -> Recorded:
+    real = {name: _image(folder / name) for name in dict.fromkeys(line["real"] for line in lines)}
+    triplets = [
+        Triplet(
+            id=line["triplet"],
+            image=real[line["real"]],
+            **{name: line[name] for name in ("prompt", "question", "answer", "answer_type", "source")},
+        )
+        for line in lines
+    ]
+    outputs = [_image(folder / line["output"]) if task == "t2i" else line["output"] for line in lines]
+    valid = torch.tensor([line["total"] is not None for line in lines])
+    return Recorded(
+        samples=Samples(task=task, triplets=triplets, outputs=outputs, sampling=sampling),
+        rewards=RewardResult(
+            task=task,
+            total=_tensor([line["total"] for line in lines]),
+            parts=_columns(lines, "rewards"),
+            valid=valid,
+            terms=_columns(lines, "terms"),
+            notes={name: [line["notes"].get(name, "") for line in lines] for name in lines[0]["notes"]},
+        ),
+        advantages=_tensor([line["advantage"] for line in lines]),
+        rows=torch.tensor([line["counted"] for line in lines]),
+        lengths=torch.tensor([line["length"] for line in lines]),
+    )
+
+
+def _image(path: Path) -> Image.Image:
+    with Image.open(path) as image:
+        return image.convert("RGB")
+
+
+def _numbers(columns: Mapping[str, Tensor], row: int) -> dict[str, float | None]:
+    return {name: cast("float | None", finite(float(scores[row]))) for name, scores in columns.items()}
+
+
+def _columns(lines: Sequence[Mapping[str, Any]], key: str) -> dict[str, Tensor]:
+    return {name: _tensor([line[key][name] for line in lines]) for name in lines[0][key]}
+
+
+def _tensor(values: Sequence[float | None]) -> Tensor:
+    return torch.tensor([math.nan if value is None else value for value in values])
 
 
 def finite(value: Any) -> Any:

@@ -10,7 +10,7 @@ from corl_cli.models.base import UnifiedPolicy
 class Rubric(Protocol):
     """The weighted rewards of one task."""
 
-    def __call__(self, rollout: Rollout, policy: UnifiedPolicy) -> RewardResult: ...
+    def __call__(self, rollout: Rollout, policy: UnifiedPolicy, /) -> RewardResult: ...
 
 
 class Batches(Protocol):

@@ -156,7 +156,7 @@ def test_encoding_images_takes_the_nearest_normalised_code(policy: JanusPolicy) 
 
 
 def test_embedding_spans_are_the_prompt_and_nothing_else(policy: JanusPolicy, triplets: list[Triplet]) -> None:
-    images, hidden, spans = policy.embed([t.image for t in triplets], [t.prompt for t in triplets])
+    images, hidden, spans, _ = policy.embed([t.image for t in triplets], [t.prompt for t in triplets])
     assert images.shape == (6, 16, 128)
     for triplet, span in zip(triplets, spans, strict=True):
         assert int(span.sum()) == len(policy.tokenizer(triplet.prompt, add_special_tokens=False).input_ids)

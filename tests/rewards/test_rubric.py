@@ -21,9 +21,9 @@ class Given(Reward):
         return self.scores
 
 
-def criterion(name: str, weight: float, values: list[float], missing: str = "stop", **scores) -> Criterion:
+def criterion(name: str, weight: float, values: list[float], on_error: str = "stop", **scores) -> Criterion:
     reward = Given(Scores(values=torch.tensor(values), **scores))
-    return Criterion(name=name, weight=weight, missing=missing, reward=reward)
+    return Criterion(name=name, weight=weight, on_error=on_error, reward=reward)
 
 
 @pytest.fixture
@@ -65,7 +65,7 @@ def test_a_missing_score_stops_and_says_where(rollout, policy, triplets, bad):
         Rubric("mm2t", [criterion("x", 1.0, [1.0, bad])])(rollout, policy)
     assert f"'x' gave {bad} for sample 1 (triplet {triplets[1].id})" in caught.value.message
     assert "1 of 2" in caught.value.message
-    assert "rewards.mm2t.x.missing=mask" in caught.value.hint
+    assert "rewards.mm2t.x.on_error=mask" in caught.value.hint
 
 
 def test_a_missing_score_masks_the_row_when_told_to(rollout, policy):

@@ -73,7 +73,7 @@ def make_recipe(**sections: dict[str, object]) -> Recipe:
 
 
 def make_trainer(
-    policy: JanusPolicy, tmp_path: Path, recipe: Recipe, reward: type[Low] = Low, missing: str = "stop"
+    policy: JanusPolicy, tmp_path: Path, recipe: Recipe, reward: type[Low] = Low, on_error: str = "stop"
 ) -> Trainer:
     policy = copy.deepcopy(policy)
     accelerator = Accelerator(cpu=True)
@@ -94,7 +94,7 @@ def make_trainer(
         num_steps=num_steps,
     )
     rubrics = {
-        task: Rubric(task, [Criterion(name="low", weight=1.0, missing=missing, reward=reward(task))])
+        task: Rubric(task, [Criterion(name="low", weight=1.0, on_error=on_error, reward=reward(task))])
         for task in recipe.train.tasks
     }
     return Trainer(
@@ -198,12 +198,12 @@ def test_a_reward_that_is_not_a_number_stops_the_run(policy: JanusPolicy, tmp_pa
     trainer = make_trainer(policy, tmp_path, make_recipe(), Broken)
     with pytest.raises(CorlError, match="Reward 'low' gave nan for sample 0") as caught:
         trainer.fit()
-    assert "rewards.t2i.low.missing=mask" in str(caught.value.hint)
+    assert "rewards.t2i.low.on_error=mask" in str(caught.value.hint)
 
 
 def test_masked_rows_do_not_touch_the_gradient(policy: JanusPolicy, tmp_path: Path) -> None:
     recipe = make_recipe(algo={"credit": "per_task"})
-    trainer = make_trainer(policy, tmp_path, recipe, Broken, missing="mask")
+    trainer = make_trainer(policy, tmp_path, recipe, Broken, on_error="mask")
     batch = _batch(trainer)
     before = _gradient(trainer, batch)
     ids = batch["t2i"].rollout.completion_ids.clone()

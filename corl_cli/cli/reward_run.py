@@ -1,0 +1,1 @@
+"""`corl reward replay | audit`: the rewards of a run, from its recorded rollouts."""
