@@ -39,3 +39,97 @@ def triplets():
     from corl_cli.world.items import WorldTriplets
 
     return WorldTriplets("train", 6, seed=0)[:]
+
+
+@pytest.fixture(scope="session")
+def tiny_blip(tmp_path_factory):
+    """The folder of a random tiny BlipForConditionalGeneration, whose captions differ from image to image."""
+    import torch
+    from transformers import BlipConfig, BlipForConditionalGeneration, BlipImageProcessorPil
+
+    tokenizer = bert_tokenizer()
+    sizes = {"hidden_size": 32, "intermediate_size": 64, "num_hidden_layers": 2, "num_attention_heads": 2}
+    ids = {"bos_token_id": 2, "sep_token_id": 3, "eos_token_id": 3, "pad_token_id": 0}
+    text = {"vocab_size": len(tokenizer), "encoder_hidden_size": 32, "initializer_range": 0.5, **sizes, **ids}
+    vision = {"image_size": 32, "patch_size": 8, "initializer_range": 0.5, **sizes}  # the default 1e-10 is blind
+    torch.manual_seed(0)
+    model = BlipForConditionalGeneration(
+        BlipConfig(text_config={**text, "max_position_embeddings": 64}, vision_config=vision)
+    )
+    images = BlipImageProcessorPil(size={"height": 32, "width": 32})
+    return saved(tmp_path_factory.mktemp("tiny") / "blip", model, tokenizer, images)
+
+
+@pytest.fixture(scope="session")
+def tiny_clip(tmp_path_factory):
+    """The folder of a random tiny CLIPModel; it reads texts of at most 12 tokens, start and end included."""
+    import torch
+    from transformers import CLIPConfig, CLIPImageProcessorPil, CLIPModel
+
+    tokenizer = bert_tokenizer()
+    sizes = {"hidden_size": 32, "intermediate_size": 64, "num_hidden_layers": 2, "num_attention_heads": 2}
+    ids = {"bos_token_id": 2, "eos_token_id": 3, "pad_token_id": 0}
+    text = {"vocab_size": len(tokenizer), "max_position_embeddings": 12, **sizes, **ids}
+    torch.manual_seed(0)
+    model = CLIPModel(
+        CLIPConfig(text_config=text, vision_config={"image_size": 32, "patch_size": 8, **sizes}, projection_dim=16)
+    )
+    enliven(model)
+    images = CLIPImageProcessorPil(size={"shortest_edge": 32}, crop_size={"height": 32, "width": 32})
+    return saved(tmp_path_factory.mktemp("tiny") / "clip", model, tokenizer, images)
+
+
+@pytest.fixture(scope="session")
+def tiny_text_encoder(tmp_path_factory):
+    """The folder of a random tiny BertModel of the world's words; it reads at most 24 tokens, marks included."""
+    import torch
+    from transformers import BertConfig, BertModel
+
+    tokenizer = bert_tokenizer()
+    torch.manual_seed(0)
+    model = BertModel(
+        BertConfig(
+            vocab_size=len(tokenizer),
+            hidden_size=32,
+            intermediate_size=64,
+            num_hidden_layers=2,
+            num_attention_heads=2,
+            max_position_embeddings=24,
+        )
+    )
+    enliven(model)
+    return saved(tmp_path_factory.mktemp("tiny") / "text_encoder", model, tokenizer)
+
+
+def bert_tokenizer():
+    """Whole words of the world between [CLS] (2) and [SEP] (3); padding is 0, an unknown word 1."""
+    from tokenizers import Tokenizer, models, pre_tokenizers, processors
+    from transformers import PreTrainedTokenizerFast
+
+    from corl_cli.world.language import vocabulary
+
+    marks = ["[PAD]", "[UNK]", "[CLS]", "[SEP]"]
+    tokenizer = Tokenizer(models.WordLevel({word: i for i, word in enumerate([*marks, *vocabulary()])}, "[UNK]"))
+    tokenizer.pre_tokenizer = pre_tokenizers.BertPreTokenizer()
+    tokenizer.post_processor = processors.TemplateProcessing(
+        "[CLS] $A [SEP]", special_tokens=[("[CLS]", 2), ("[SEP]", 3)]
+    )
+    return PreTrainedTokenizerFast(
+        tokenizer_object=tokenizer, pad_token="[PAD]", unk_token="[UNK]", cls_token="[CLS]", sep_token="[SEP]"
+    )
+
+
+def enliven(model):
+    """Larger random weights: the default's outputs are nearly the same for every input."""
+    import torch
+
+    for parameter in model.parameters():
+        if parameter.dim() > 1:
+            torch.nn.init.normal_(parameter, std=0.3)
+
+
+def saved(folder, *parts):
+    """The folder, with the parts saved into it."""
+    for part in parts:
+        part.save_pretrained(folder)
+    return folder
