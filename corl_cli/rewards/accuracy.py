@@ -2,23 +2,44 @@
 
 from __future__ import annotations
 
+from typing import Literal
+
 import torch
+from pydantic import Field
 
 from corl_cli.core.types import Samples
 from corl_cli.models.base import UnifiedPolicy
-from corl_cli.rewards.base import Reward, Scores
-from corl_cli.scoring.answers import judge
+from corl_cli.rewards.base import Options, Reward, Scores
+from corl_cli.scoring.answers import Judgement, judge
+
+
+class AccuracyOptions(Options):
+    """What an answer earns that is not right."""
+
+    variant: Literal["binary", "soft"] = Field(
+        "binary", description="what a wrong open-ended answer earns: nothing (paper), or its soft Jaccard (public code)"
+    )
 
 
 class Accuracy(Reward):
-    """1 or 0; NaN where the triplet has no answer to compare with.
+    """1 for a right answer, else 0 (binary), or, to open-ended questions, J(answer, gold) in [0, 1] (soft).
 
-    The note says what was taken as the answer and by which rule it was judged.
+    The answer is what the one answer block says after the reasoning. Multiple choice is right when exactly one option
+    is chosen, by letter, text or both, and it is the gold one; an open-ended answer when its words, its quantity or its
+    expression are the gold ones.
+    J = I / (|A| + |B| - I) of the sets of words A of the answer and B of the gold one: I counts 1 for a word of both
+    and, for the others paired one to one, the most similar first, the similarity of the pair (difflib's 2 M / T) where
+    it is 0.8 or more. Under soft a list or a hedge earns a part, which a policy may learn to exploit.
+    An answer that is empty, too long or past the bounds of algebra earns 0; a triplet without a gold answer has no
+    score. The note says which rule decided, and what was taken as the answer.
+    Source: arXiv 2505.17534, accuracy reward; its public code for J.
     """
 
     task = "mm2t"
     columns = ("gold", "completion")
     needs_policy = False
+    Options = AccuracyOptions
+    options: AccuracyOptions
 
     def score(self, samples: Samples, policy: UnifiedPolicy | None) -> Scores:
         """See Reward.score."""
@@ -26,9 +47,18 @@ class Accuracy(Reward):
             judge(triplet.question, triplet.answer, str(text), triplet.answer_type)
             for triplet, text in zip(samples.triplets, samples.outputs, strict=True)
         ]
-        notes = [f"{judgement.rule}: {judgement.extracted!r}" for judgement in judgements]
-        values = [
-            float(judgement.correct) if triplet.answer.strip() else torch.nan
-            for triplet, judgement in zip(samples.triplets, judgements, strict=True)
-        ]
-        return Scores(values=torch.tensor(values), notes=notes)
+        return Scores(
+            values=torch.tensor([self._value(judgement) for judgement in judgements]),
+            notes=[_note(judgement) for judgement in judgements],
+        )
+
+    def _value(self, judgement: Judgement) -> float:
+        if judgement.correct is None:
+            return torch.nan
+        if judgement.correct or self.options.variant == "binary":
+            return float(judgement.correct)
+        return judgement.overlap
+
+
+def _note(judgement: Judgement) -> str:
+    return judgement.rule if judgement.extracted is None else f"{judgement.rule}: {judgement.extracted!r}"

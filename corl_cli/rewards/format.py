@@ -7,11 +7,15 @@ import torch
 from corl_cli.core.types import Samples
 from corl_cli.models.base import UnifiedPolicy
 from corl_cli.rewards.base import Reward, Scores
-from corl_cli.scoring.answers import follows_format
+from corl_cli.scoring.answers import format_fault
 
 
 class Format(Reward):
-    """1 for strict compliance, else 0."""
+    """1 for <think>…</think><answer>…</answer>, each tag once and in lower case, else 0.
+
+    White space may stand around the blocks; what is inside them does not matter. The note says what is broken.
+    Source: arXiv 2505.17534, format reward.
+    """
 
     task = "mm2t"
     columns = ("completion",)
@@ -19,4 +23,8 @@ class Format(Reward):
 
     def score(self, samples: Samples, policy: UnifiedPolicy | None) -> Scores:
         """See Reward.score."""
-        return Scores(values=torch.tensor([float(follows_format(str(text))) for text in samples.outputs]))
+        faults = [format_fault(str(text)) for text in samples.outputs]
+        return Scores(
+            values=torch.tensor([float(fault is None) for fault in faults]),
+            notes=[fault or "as asked" for fault in faults],
+        )

@@ -2,18 +2,20 @@
 
 The completion's answer is what its one answer block says after the reasoning; a completion without any tags is its own
 answer. Several blocks count only when they say the same. Nothing is evaluated that a hostile answer could blow up:
-lengths, digits and exponents are capped.
+lengths, digits and exponents are capped, and algebra is done in a process that the system kills (scoring/symbolic.py).
 """
 
 from __future__ import annotations
 
 import re
+from collections import Counter
 from dataclasses import dataclass
 
 from corl_cli.core.types import AnswerType
 from corl_cli.scoring import choices, words
 
 MAX_CHARS = 1000  # of an answer; a longer one is wrong
+MAX_BLOCKS = 20  # that may repeat an answer; more of them give none
 
 _FORMAT = re.compile(r"<think>.*</think>\s*<answer>.*</answer>", re.DOTALL)
 _TAG = re.compile(r"</?(?:think|answer)>", re.IGNORECASE)
@@ -21,16 +23,45 @@ _TAG = re.compile(r"</?(?:think|answer)>", re.IGNORECASE)
 
 @dataclass(frozen=True)
 class Judgement:
-    """Whether an answer is right, what was taken as the answer (None: there is none), and the rule that decided."""
+    """Whether an answer is right, what was taken as the answer (None: there is none), and the rule that decided.
 
-    correct: bool
+    `correct` is None where there is no gold answer to compare with. `overlap`, 0..1, is the soft Jaccard index of an
+    open-ended answer and the gold one (words.overlap), 0 for multiple choice.
+    """
+
+    correct: bool | None
     extracted: str | None
     rule: str
+    overlap: float = 0.0
+
+
+def format_fault(completion: str) -> str | None:
+    """The first way in which a completion breaks <think>…</think><answer>…</answer>; None when it keeps to it.
+
+    Each tag stands once, in lower case and in this order, with only white space around the blocks.
+    """
+    tags = [match[0] for match in _TAG.finditer(completion)]
+    if not tags:
+        return "no tags"
+    if any(tag != tag.lower() for tag in tags):
+        return "tags not in lower case"
+    count = Counter(tags)
+    for block in ("think", "answer"):
+        opened, closed = count[f"<{block}>"], count[f"</{block}>"]
+        if not opened + closed:
+            return f"no {block} block"
+        if max(opened, closed) > 1:
+            return f"{max(opened, closed)} {block} blocks"
+        if opened != closed:
+            return f"{block} block not {'closed' if opened else 'opened'}"
+    if tags != ["<think>", "</think>", "<answer>", "</answer>"]:
+        return "tags out of order"
+    return None if _FORMAT.fullmatch(completion.strip()) else "text outside the blocks"
 
 
 def follows_format(completion: str) -> bool:
-    """Strictly <think>…</think><answer>…</answer>: each tag once, in lower case, only white space around the blocks."""
-    return len(_TAG.findall(completion)) == 4 and _FORMAT.fullmatch(completion.strip()) is not None
+    """Whether a completion has no `format_fault`."""
+    return format_fault(completion) is None
 
 
 def extract(completion: str) -> str | None:
@@ -54,7 +85,7 @@ def extract(completion: str) -> str | None:
         elif tag == "</answer>" and opened is not None:
             blocks.append(completion[opened:start].strip())
             opened = None
-    if not blocks or len({words.plain(block[:MAX_CHARS]) for block in blocks}) > 1:
+    if not 0 < len(blocks) <= MAX_BLOCKS or len({words.plain(block[:MAX_CHARS]) for block in blocks}) > 1:
         return None
     return blocks[0]
 
@@ -63,16 +94,20 @@ def judge(question: str, gold: str, completion: str, answer_type: AnswerType) ->
     """Whether the completion answers the question as `gold` does; `gold` may still be wrapped in answer tags.
 
     Multiple choice: exactly one option is chosen, by its letter, its text or both, and it is the gold one. Open-ended:
-    the same words or the same quantity, up to articles, number, spelling, and words that the question itself supplies.
+    the same words, the same quantity or the same expression, up to articles, number, spelling, and words that the
+    question itself supplies. What cannot be compared within the caps is wrong, not missing: an answer must not be able
+    to leave its group.
     """
+    gold = _unwrapped(gold)
+    if not words.plain(gold[:MAX_CHARS]) or len(gold) > MAX_CHARS:
+        return Judgement(None, None, "gold answer too long" if len(gold) > MAX_CHARS else "no gold answer")
     answer = extract(completion)
     if answer is None:
         return Judgement(False, None, "no final answer")
-    if not words.plain(answer[:MAX_CHARS]):
-        return Judgement(False, answer, "empty answer")
     if len(answer) > MAX_CHARS:
         return Judgement(False, answer[:80] + "…", "answer too long")
-    gold = extract(gold) or gold.strip()
+    if not words.plain(answer):
+        return Judgement(False, answer, "empty answer")
     if answer_type == "mc":
         options = choices.read_options(question)
         wanted = choices.choose(gold, options)
@@ -81,4 +116,16 @@ def judge(question: str, gold: str, completion: str, answer_type: AnswerType) ->
             rule = "not one option" if chosen is None else f"option {chosen}"
             return Judgement(chosen == wanted, answer, rule)
     correct, rule = words.same_answer(question, gold, answer)
-    return Judgement(correct, answer, rule)
+    return Judgement(correct, answer, rule, words.overlap(gold, answer) if answer_type == "oe" else 0.0)
+
+
+def infer_type(question: str, gold: str) -> AnswerType:
+    """`mc` when the question shows lettered options and `gold` is one of them, by letter or by text; else `oe`."""
+    options = choices.read_options(question)
+    return "mc" if options and choices.choose(_unwrapped(gold)[:MAX_CHARS], options) else "oe"
+
+
+def _unwrapped(gold: str) -> str:
+    """A gold answer without tags, which are not always well-formed."""
+    answer = extract(gold)
+    return _TAG.sub(" ", gold).strip() if answer is None else answer

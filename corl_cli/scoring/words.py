@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 import unicodedata
+from difflib import SequenceMatcher
 
 from corl_cli.scoring.english import read_number, singular, word_list
 from corl_cli.scoring.quantities import NUMBER, read_quantity, read_unit, read_value, same_quantity
@@ -78,6 +79,9 @@ _SPELLINGS = {
     "plow": "plough",
     "fiber": "fibre",
 }
+_ALIKE = 0.8  # similarity from which two words count as nearly one
+_LONG_WORD = 40  # a longer word is like no other; bounds the work
+
 _YES_NO = {"yes": "yes", "yeah": "yes", "yep": "yes", "no": "no", "nope": "no"}
 
 
@@ -139,6 +143,37 @@ def same_answer(question: str, gold: str, answer: str) -> tuple[bool, str]:
     if parts[0] and sorted(parts[0]) == sorted(parts[1]):
         return True, "same list"
     return _same_words(question, wanted, said) or _same_words(question, wanted, bare), "same words"
+
+
+def overlap(gold: str, answer: str) -> float:
+    """The soft Jaccard index I / (|A| + |B| - I) of the sets of words of two short texts, in 0..1.
+
+    Words are lower-case and without punctuation around them. I counts 1 for a word of both texts; the others are paired
+    one to one, the most similar first, and a pair counts its similarity (difflib's ratio 2 M / T) where that is 0.8 or
+    more. Source: the paper's public code, whose pairs depend on the order of a set; here they do not.
+    """
+    ours, theirs = ({word.strip(_EDGES) for word in plain(text).split()} - {""} for text in (gold, answer))
+    shared = len(ours & theirs) + sum(_similar_pairs(sorted(ours - theirs), sorted(theirs - ours)))
+    return shared / (len(ours) + len(theirs) - shared) if ours and theirs else 0.0
+
+
+def _similar_pairs(ours: list[str], theirs: list[str]) -> list[float]:
+    """The similarities of words paired one to one, the most similar first."""
+    candidates = sorted(
+        (
+            (-SequenceMatcher(None, one, other).ratio(), one, other)
+            for one in ours
+            for other in theirs
+            if max(len(one), len(other)) <= _LONG_WORD and min(len(one), len(other)) >= _ALIKE / 2 * len(one + other)
+        )
+    )
+    paired: set[tuple[str, str]] = set()
+    similarities = []
+    for ratio, one, other in candidates:
+        if -ratio >= _ALIKE and ("gold", one) not in paired and ("answer", other) not in paired:
+            paired |= {("gold", one), ("answer", other)}
+            similarities.append(-ratio)
+    return similarities
 
 
 def _bare(text: str) -> str:
