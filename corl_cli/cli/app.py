@@ -8,7 +8,7 @@ import typer
 from typer.core import TyperGroup
 
 from corl_cli import __version__
-from corl_cli.cli import bench, recipe, reward, reward_run, train, world  # noqa: F401 (reward_run adds to reward)
+from corl_cli.cli import bench, doctor, recipe, reward, reward_run, train, world  # noqa: F401 (reward_run adds to reward)
 from corl_cli.core.errors import CorlError
 
 
@@ -54,6 +54,7 @@ app.add_typer(reward.app, name="reward")
 app.add_typer(recipe.app, name="recipe")
 app.add_typer(world.app, name="world")
 app.add_typer(bench.app, name="bench")
+app.command(epilog="Example: corl doctor")(doctor.doctor)
 
 
 def _version(wanted: bool) -> None:

@@ -1,0 +1,163 @@
+"""Samples as a user gives them to `corl reward`: the options of one command, or the lines of a JSONL file."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from difflib import get_close_matches
+from pathlib import Path
+from typing import Any, get_args
+
+from PIL import Image, UnidentifiedImageError
+
+from corl_cli.core.errors import CorlError, UsageError
+from corl_cli.core.types import AnswerType, Task, Triplet
+from corl_cli.scoring import answers
+
+KEYS = ("id", "prompt", "image", "real", "question", "gold", "answer_type", "completion")
+OUTPUT: dict[Task, str] = {"t2i": "image", "mm2t": "completion"}  # the column that holds what was sampled
+Needs = Mapping[str, Sequence[str]]  # the columns that each reward needs, by its name
+
+
+@dataclass(frozen=True, kw_only=True)
+class Given:
+    """One sample, its values by column as text; `place` says where it stands, such as "line 3: "."""
+
+    id: str
+    place: str
+    values: Mapping[str, str]
+    folder: Path
+
+
+@dataclass(frozen=True, kw_only=True)
+class Failure:
+    """A sample without a score, and why."""
+
+    id: str
+    error: str
+
+
+class GivenTriplet(Triplet):
+    """A triplet of which only some fields were given: nothing stands in for the others, reading one is an error."""
+
+    def __init__(self, **fields: Any) -> None:
+        for name, value in fields.items():
+            object.__setattr__(self, name, value)
+
+    def __getattr__(self, name: str) -> Any:
+        if name not in Triplet.__dataclass_fields__:
+            raise AttributeError(name)
+        column = {"image": "real", "answer": "gold"}.get(name, name)
+        raise CorlError(
+            f"the reward reads the triplet's {name}, but '{column}' is not among its `columns`; "
+            "name it there, and give it with each sample"
+        )
+
+
+def single(values: Mapping[str, str | None], needs: Needs) -> Given:
+    """The sample that a command's options give; UsageError when a reward lacks one, CorlError when one is empty."""
+    given = {name: value for name, value in values.items() if value is not None}
+    for reward, columns in needs.items():
+        if absent := [f"--{column}" for column in columns if column not in given]:
+            raise UsageError(
+                f"Reward '{reward}' needs {' and '.join(absent)}.", f"See what it reads with: corl reward show {reward}"
+            )
+    _check(given, needs)
+    return Given(id="1", place="", values=given, folder=Path())
+
+
+def read(file: Path, needs: Needs) -> list[Given | Failure]:
+    """The samples of a JSONL file in order, a Failure for each line that is wrong; blank lines are passed over.
+
+    An id is the line's number where none is given, image paths are relative to the file's folder. CorlError when the
+    file cannot be read or holds no line.
+    """
+    lines_of: dict[str, int] = {}
+    samples: list[Given | Failure] = []
+    for number, text in enumerate(_text(file).split("\n"), 1):
+        if not text.strip():
+            continue
+        name, place = str(number), f"line {number}: "
+        try:
+            line = _line(text)
+            name = str(line.pop("id", name))
+            if name in lines_of:
+                raise CorlError(f"the id '{name}' stands for line {lines_of[name]} already; give each line its own")
+            lines_of[name] = number
+            values = _values(line)
+            _check(values, needs)
+            samples.append(Given(id=name, place=place, values=values, folder=file.parent))
+        except CorlError as fault:
+            samples.append(Failure(id=name, error=place + fault.message))
+    if not samples:
+        raise CorlError(f"{file} is empty.", 'Give a line for each sample, such as {"prompt": "…", "image": "a.png"}')
+    return samples
+
+
+def triplet(sample: Given, real: Image.Image | None) -> Triplet:
+    """The sample as a triplet that holds what was given; a question that was not is empty, an answer type inferred."""
+    values = sample.values
+    fields: dict[str, Any] = {"id": sample.id, "source": "given", "question": values.get("question", "")}
+    if real is not None:
+        fields["image"] = real
+    if "prompt" in values:
+        fields["prompt"] = values["prompt"]
+    if gold := values.get("gold"):
+        fields["answer"] = gold
+        fields["answer_type"] = values.get("answer_type") or answers.infer_type(fields["question"], gold)
+    return GivenTriplet(**fields)
+
+
+def picture(path: Path) -> Image.Image:
+    """The picture in a file, as RGB; CorlError when there is none or it cannot be read."""
+    try:
+        with Image.open(path) as opened:
+            return opened.convert("RGB")
+    except FileNotFoundError as error:
+        raise CorlError(f"there is no image {path}") from error
+    except Exception as error:  # a damaged file may raise anything
+        reason = "this is no picture that Pillow knows" if isinstance(error, UnidentifiedImageError) else str(error)
+        raise CorlError(f"the image {path} cannot be read: {reason}; save it again as PNG or JPEG") from error
+
+
+def _text(file: Path) -> str:
+    try:
+        return file.read_text(encoding="utf-8-sig")
+    except FileNotFoundError as error:
+        raise CorlError(f"There is no file {file}.", "Give a JSONL file, a sample on each line.") from error
+    except (OSError, UnicodeDecodeError) as error:
+        raise CorlError(f"{file} cannot be read: {error}", "Give a JSONL file in UTF-8.") from error
+
+
+def _line(text: str) -> dict[str, Any]:
+    try:
+        line = json.loads(text)
+    except (ValueError, RecursionError) as error:
+        raise CorlError(f"this is not JSON: {error}") from error
+    if not isinstance(line, dict):
+        raise CorlError('a line is a JSON object, such as {"prompt": "…", "image": "a.png"}')
+    return {key: value for key, value in line.items() if value is not None}
+
+
+def _values(line: Mapping[str, Any]) -> dict[str, str]:
+    for key, value in line.items():
+        if key not in KEYS:
+            near = get_close_matches(key, KEYS, 1)
+            advice = f"did you mean {near[0]}?" if near else f"known are {', '.join(KEYS)}"
+            raise CorlError(f"unknown key '{key}'; {advice}")
+        if not isinstance(value, str):
+            raise CorlError(f"{key}: text is needed, not {json.dumps(value)[:60]}")
+    if line.get("answer_type", "mc") not in get_args(AnswerType):
+        raise CorlError(f"answer_type: '{line['answer_type']}' is neither mc (multiple choice) nor oe (open-ended)")
+    return dict(line)
+
+
+def _check(values: Mapping[str, str], needs: Needs) -> None:
+    """CorlError when a column that a reward needs is missing or blank."""
+    for reward, columns in needs.items():
+        for column in columns:
+            if column not in values:
+                raise CorlError(f"reward '{reward}' needs the column '{column}', which is missing")
+            if not values[column].strip():
+                raise CorlError(f"the {column} is empty; reward '{reward}' has nothing to score")
