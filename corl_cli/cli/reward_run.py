@@ -1,1 +1,126 @@
 """`corl reward replay | audit`: the rewards of a run, from its recorded rollouts."""
+
+from __future__ import annotations
+
+import json
+import math
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from corl_cli.cli.common import Json, Set, console, progress, table
+from corl_cli.cli.reward import app
+
+if TYPE_CHECKING:
+    from corl_cli.pipelines.replay import Replay
+
+Run = Annotated[Path, typer.Argument(metavar="RUN", help="The folder of a run.")]
+SHOWN = 10  # groups in the table
+
+
+@app.command(epilog="Example: corl reward replay runs/first --set rewards.t2i.cycle.weight=2")
+def replay(
+    run: Run,
+    step: Annotated[int | None, typer.Option("--step", metavar="N", help="One recorded step; all by default.")] = None,
+    rewards: Annotated[
+        list[str],
+        typer.Option("--reward", metavar="NAME|MAPPING", help="In place of its task's rewards; may be repeated."),
+    ] = [],  # noqa: B006 (typer copies it)
+    overrides: Set = [],  # noqa: B006
+    as_json: Json = False,
+) -> None:
+    """Reward a run's recorded rollouts again. With other rewards or weights, and what that would have changed.
+
+    Without --reward and --set every score is made again, as a check of the recording.
+    """
+    from corl_cli.pipelines.recordings import Recordings
+    from corl_cli.pipelines.replay import replay
+
+    recordings = Recordings(run, step)
+    with progress("replaying", len(recordings.steps)) as bar:
+        found = replay(recordings, overrides, rewards, bar)
+    if as_json:
+        _json(found)
+    else:
+        _show(found)
+
+
+def _show(found: Replay) -> None:
+    table(
+        [
+            {
+                "task": reward.task,
+                "reward": reward.reward,
+                "weight": _change(reward.weight_before, reward.weight_after),
+                "share of variance": _change(reward.share_before, reward.share_after),
+                "scores": reward.scores,
+                "largest difference": "-" if reward.largest_difference is None else f"{reward.largest_difference:.1e}",
+            }
+            for reward in found.rewards
+        ]
+    )
+    typer.echo()
+    table(
+        [
+            {
+                "task": task.task,
+                "groups": task.groups,
+                "compared": task.compared,
+                "rank correlation": _number(task.rank_correlation),
+                "best changes": _share(task.best_changed),
+                "signs flip": _share(task.signs_flipped),
+                "zero variance": f"{_share(task.zero_variance_before)} -> {_share(task.zero_variance_after)}",
+                "masked": f"{_share(task.masked_before)} -> {_share(task.masked_after)}",
+            }
+            for task in found.tasks
+        ]
+    )
+    if moved := [group for group in found.groups if group.rank_correlation < 1][:SHOWN]:
+        typer.echo("\nGroups whose order changes most")
+        table(
+            [
+                {
+                    "step": group.step,
+                    "task": group.task,
+                    "group": group.group,
+                    "rank correlation": f"{group.rank_correlation:.2f}",
+                    "best sample": f"{group.best_before} -> {group.best_after}" if group.best_changed else "the same",
+                    "signs flip": group.signs_flipped,
+                    "prompt": group.prompt.replace("\n", " "),
+                }
+                for group in moved
+            ]
+        )
+    for weights in dict.fromkeys(found.weights.values()):
+        steps = ", ".join(str(step) for step, given in found.weights.items() if given == weights)
+        line = f"Rewards that read the policy were given, at step {steps}: {weights}."
+        console().print(line, markup=False, soft_wrap=True)
+
+
+def _json(found: Any) -> None:
+    from dataclasses import asdict
+
+    typer.echo(json.dumps(_plain(asdict(found)), indent=2, ensure_ascii=False, allow_nan=False))
+
+
+def _plain(value: Any) -> Any:
+    """JSON has no NaN and no infinity: a number that is missing is null."""
+    if isinstance(value, dict):
+        return {key: _plain(inner) for key, inner in value.items()}
+    if isinstance(value, list | tuple):
+        return [_plain(inner) for inner in value]
+    return None if isinstance(value, float) and not math.isfinite(value) else value
+
+
+def _change(before: float | None, after: float | None) -> str:
+    same = before is not None and after is not None and math.isclose(before, after, abs_tol=5e-4)
+    return _number(after) if same else f"{_number(before)} -> {_number(after)}"
+
+
+def _number(value: float | None) -> str:
+    return "-" if value is None or math.isnan(value) else f"{value:.3g}"
+
+
+def _share(value: float) -> str:
+    return "-" if math.isnan(value) else f"{value:.1%}"

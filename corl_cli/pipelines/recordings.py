@@ -1,0 +1,85 @@
+"""The rollouts that a run has recorded, for whoever looks at them again."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import cast
+
+import torch
+
+from corl_cli.core.errors import CorlError, UsageError
+from corl_cli.core.recipe import Recipe
+from corl_cli.core.run_dir import RunDir
+from corl_cli.core.types import Experience, RewardResult, Task
+from corl_cli.trainer import loop
+from corl_cli.trainer.rollout import ROWS, Recorded, read, recorded_steps
+
+
+class Recordings:
+    """Recorded steps of a run, all or one; CorlError when there are none, or none that can be read again."""
+
+    def __init__(self, path: Path, step: int | None = None) -> None:
+        self.run = RunDir(path)
+        self.recipe = self.run.recipe()
+        self.steps = recorded_steps(self.run.rollouts)
+        if not self.steps:
+            raise CorlError(
+                f"The run {path} has no recorded rollouts.",
+                "A run records its first step and every tracking.rollouts_every after it; let it do a step.",
+            )
+        if step is not None and step not in self.steps:
+            known = ", ".join(map(str, self.steps))
+            raise UsageError(f"The run {path} has no rollouts of step {step}.", f"Recorded are steps {known}.")
+        self.steps = self.steps if step is None else [step]
+        self._refuse_old()
+
+    def read(self, step: int) -> dict[Task, Recorded]:
+        """What was recorded of one step, by task."""
+        samplings = {task: self.recipe.sampling.of(task) for task in self.recipe.train.tasks}
+        return read(self.run.rollouts, step, samplings)
+
+    def _refuse_old(self) -> None:
+        """Rows without `terms` do not tell what each reward added to the total."""
+        for step in self.steps:
+            file = self.run.rollouts / f"step-{step:06d}" / ROWS
+            try:
+                first = json.loads(file.read_text(encoding="utf-8").partition("\n")[0])
+            except (OSError, ValueError):
+                continue  # read says what is wrong with it
+            if "terms" not in first:
+                raise CorlError(
+                    f"The rollouts of {self.run.path} were recorded by an earlier corl, which did not keep what each "
+                    "reward added to the total.",
+                    "Train the run again; its recipe.yaml says how.",
+                )
+
+
+def pooled(steps: Sequence[Recorded]) -> Recorded:
+    """One task of several steps as one, without the samples themselves: what statistics need, and little memory."""
+    first = steps[0]
+
+    def joined(key: str) -> dict[str, torch.Tensor]:
+        columns = [getattr(step.rewards, key) for step in steps]
+        return {name: torch.cat([column[name] for column in columns]) for name in columns[0]}
+
+    return Recorded(
+        samples=replace(first.samples, triplets=[], outputs=[]),
+        rewards=RewardResult(
+            task=first.samples.task,
+            total=torch.cat([step.rewards.total for step in steps]),
+            parts=joined("parts"),
+            valid=torch.cat([step.rewards.valid for step in steps]),
+            terms=joined("terms"),
+        ),
+        advantages=torch.cat([step.advantages for step in steps]),
+        rows=torch.cat([step.rows for step in steps]),
+        lengths=torch.cat([step.lengths for step in steps]),
+    )
+
+
+def shares(recorded: Mapping[Task, Recorded], recipe: Recipe) -> dict[str, float]:
+    """The share of each reward, as task/name, in the variance that advantages follow; see trainer.loop.shares."""
+    return loop.shares(cast("Mapping[Task, Experience]", recorded), recipe)  # of which it reads rewards and rows
