@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable, Sequence
 from functools import partial
 from importlib import import_module
@@ -41,6 +42,18 @@ def check(recipe: Recipe) -> None:
         messages = dict.fromkeys(fault.message for fault in faults)
         hints = dict.fromkeys(fault.hint for fault in faults if fault.hint)
         raise UsageError("\n".join(messages), "\n".join(hints) or None)
+
+
+def ready(recipe: Recipe) -> None:
+    """CorlError that names everything the recipe's rewards need and this machine lacks."""
+    needs = {need.name: need for task, spec in specs(recipe) for need in bind(spec, task).requirements()}
+    lacking = [need for need in needs.values() if not need.met]
+    if lacking:
+        raise CorlError(
+            f"{recipe.name} cannot run here.\n"
+            + "\n".join(f"  {need.name} is {need.state}: {need.detail}" for need in lacking),
+            "\n".join(need.remedy for need in lacking if need.remedy) or None,
+        )
 
 
 def _check_trackers(names: Sequence[str]) -> None:
@@ -106,24 +119,35 @@ def build_policy(model: Model, checkpoint: str | Path | None = None) -> UnifiedP
 
 
 def build_rubrics(
-    rubrics: Rubrics, tasks: Sequence[Task], device: torch.device, reference: UnifiedPolicy | None
+    rubrics: Rubrics,
+    tasks: Sequence[Task],
+    device: torch.device,
+    reference: UnifiedPolicy | None,
+    loaded: dict[tuple[Task, str], Reward] | None = None,
 ) -> dict[Task, Rubric]:
-    """One rubric per task that has rewards, its models loaded."""
+    """One rubric per task that has rewards, its models loaded.
+
+    A reward with the same options as one in `loaded` is that one, so that training and its probes share models; what
+    is new is added there.
+    """
     from corl_cli.rewards.base import Criterion, Rubric
 
+    loaded = {} if loaded is None else loaded
     built = {}
     for task in tasks:
         criteria = []
         for spec in getattr(rubrics, task):
-            reward: Reward = bind(spec, task)
-            reward.load(device, reference)
+            key = (task, json.dumps([spec.name, spec.options], sort_keys=True))
+            if key not in loaded:
+                loaded[key] = bind(spec, task)
+                loaded[key].load(device, reference)
             criteria.append(
                 Criterion(
                     name=spec.name,
                     weight=spec.weight,
                     on_error=spec.on_error,
                     normalise=spec.normalise,
-                    reward=reward,
+                    reward=loaded[key],
                 )
             )
         if criteria:

@@ -20,6 +20,7 @@ from corl_cli.data import triplets
 from corl_cli.data.batches import ShuffledBatches
 from corl_cli.models.base import UnifiedPolicy
 from corl_cli.pipelines import build
+from corl_cli.rewards.base import Reward
 from corl_cli.trainer import checkpoint
 from corl_cli.trainer.journal import SAMPLE_TRIPLETS, Display, Journal
 from corl_cli.trainer.loop import Trainer
@@ -31,6 +32,7 @@ PROBE_SEED = 0  # every run of every seed is asked the same held-out items
 def plan(recipe: Recipe) -> dict[str, str]:
     """What a run would do, found out without weights; UsageError or CorlError when it could not."""
     build.check(recipe)
+    build.ready(recipe)
     batches = _batches(recipe, 0, 1)
     steps, per_step = _num_steps(recipe, batches), recipe.train.batch_size * recipe.sampling.group_size
     trained, frozen = _sizes(recipe)
@@ -79,13 +81,15 @@ def train(recipe: Recipe, run: RunDir, display: Display) -> None:
         run.truncate_after(state.step if saved else -1)
     if recipe.tracking.trackers:
         accelerator.init_trackers(recipe.name, config={key: str(value) for key, value in flatten(recipe).items()})
+    loaded: dict[tuple[Task, str], Reward] = {}
+    rubrics = build.build_rubrics(recipe.rewards, recipe.train.tasks, accelerator.device, reference, loaded)
     journal = Journal(
         run=run,
         recipe=recipe,
         accelerator=accelerator,
         policy=policy,
         optimizer=optimizer,
-        probes=_probes(recipe, accelerator.device, reference),
+        probes=_probes(recipe, accelerator.device, reference, loaded),
         samples=_samples(recipe),
         display=display,
         num_steps=num_steps,
@@ -96,7 +100,7 @@ def train(recipe: Recipe, run: RunDir, display: Display) -> None:
         accelerator=accelerator,
         policy=policy,
         reference=reference,
-        rubrics=build.build_rubrics(recipe.rewards, recipe.train.tasks, accelerator.device, reference),
+        rubrics=rubrics,
         batches=batches,
         optimizer=optimizer,
         journal=journal,
@@ -153,6 +157,7 @@ def _open(recipe: Recipe, out: Path | None, resume: bool, command: Sequence[str]
     path = out or RunDir.next_free(Path("runs"), recipe.name)
     if resume and (path / "recipe.yaml").exists():
         return RunDir.open(path, recipe)
+    build.ready(recipe)
     data = _batches(recipe, 0, 1).triplets
     fingerprint = {"path": recipe.data.path, "split": recipe.data.split, "triplets": len(data), "first": data[0].id}
     _check_memory(recipe)  # before anything is written: it needs the checkpoint to be there
@@ -224,11 +229,16 @@ def _resumed(recipe: Recipe, saved: Path) -> UnifiedPolicy:
         raise checkpoint.damaged(saved, error.message) from error
 
 
-def _probes(recipe: Recipe, device: torch.device, reference: UnifiedPolicy | None) -> Probes | None:
+def _probes(
+    recipe: Recipe,
+    device: torch.device,
+    reference: UnifiedPolicy | None,
+    loaded: dict[tuple[Task, str], Reward],
+) -> Probes | None:
     section = recipe.eval.probes
     if section is None:
         return None
-    rubrics = build.build_rubrics(section.rewards, TASKS, device, reference)
+    rubrics = build.build_rubrics(section.rewards, TASKS, device, reference, loaded)
     items = triplets.load(recipe.data, PROBE_SEED, split=section.split, limit=section.items)
     return Probes(items, rubrics, {task: _readings(recipe, section, task) for task in rubrics})
 

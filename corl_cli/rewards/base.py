@@ -160,8 +160,6 @@ def _score(criterion: Criterion, samples: Samples, policy: UnifiedPolicy | None)
         if len(groups) == 1:
             return Scores(values=torch.full((size,), torch.nan), notes=[_reason(error)] * size)
         pieces = [_score(criterion, samples.select([group]), policy) for group in groups]
-    if all(piece.values.isnan().all() for piece in pieces):
-        raise CorlError(f"Reward '{criterion.name}' failed for every sample: {pieces[0].notes[0]}")
     return Scores(
         values=torch.cat([piece.values.float().cpu() for piece in pieces]),
         parts=_joined_parts(pieces, size),

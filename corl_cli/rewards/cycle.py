@@ -32,6 +32,9 @@ class CycleOptions(Options):
     resize: Resize | None = Field(
         None, description="how a real image of another size is fitted to the drawing; null refuses it"
     )
+    size: Positive | None = Field(
+        None, description="side in pixels at which the two are compared (LPIPS depends on it); null: the drawing's own"
+    )
     text: Literal["scene_graph", "spice", "embedding"] = Field(
         "scene_graph", description="agreement of prompt and caption: SPICE (paper), rule-based scene graphs, embeddings"
     )
@@ -133,22 +136,29 @@ class Cycle(Reward):
         return Measured(values, details)
 
     def _pairs(self, samples: Samples) -> list[tuple[Image | None, Image]]:
-        """Real image at the drawing's size (one object per group; None where it may not be resized), and drawing."""
+        """Real image (one object per group; None where sizes differ and it may not be resized) and drawing."""
         fits: dict[tuple[int, tuple[int, int]], Image | None] = {}
         pairs = []
         for triplet, drawn in zip(samples.triplets, samples.outputs, strict=True):
             assert isinstance(drawn, Image)
             key = (id(triplet.image), drawn.size)
             if key not in fits:
-                fits[key] = fitted(triplet.image, drawn.size, self.options.resize)
-            pairs.append((fits[key], drawn))
+                fits[key] = self._fitted(triplet.image, drawn)
+            pairs.append((fits[key], fitted(drawn, self._size(drawn), "stretch")))
         return pairs
 
+    def _fitted(self, real: Image, drawn: Image) -> Image | None:
+        """The real image as it is compared with the drawing."""
+        if real.size != drawn.size and self.options.resize is None:
+            return None
+        return fitted(real, self._size(drawn), self.options.resize or "stretch")
+
+    def _size(self, drawn: Image) -> tuple[int, int]:
+        return (self.options.size, self.options.size) if self.options.size else drawn.size
+
     def _pictures(self, samples: Samples, row: int) -> list[Tile]:
-        drawn = samples.outputs[row]
-        assert isinstance(drawn, Image)
-        real = fitted(samples.triplets[row].image, drawn.size, self.options.resize)
-        shown = [Tile(drawn, "drawing"), Tile(samples.triplets[row].image, "real image")]
+        ((real, drawn),) = self._pairs(samples.select([row]))
+        shown = [Tile(drawn, "drawing"), Tile(real or samples.triplets[row].image, "real image")]
         if real is not None:
             shown.append(Tile(self.likeness.differences(real, drawn), f"where {self.options.perceptual} differs"))
         return shown

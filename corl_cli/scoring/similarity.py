@@ -39,15 +39,13 @@ class Pixel:
         return ImageChops.difference(real.convert("RGB"), drawn.convert("RGB")).convert("L")
 
 
-def fitted(real: Image.Image, size: tuple[int, int], resize: Resize | None) -> Image.Image | None:
-    """The real image at `size`: stretched, or its centre of that shape (bicubic); None where neither may be."""
-    if real.size == size:
-        return real
-    if resize is None:
-        return None
+def fitted(image: Image.Image, size: tuple[int, int], resize: Resize) -> Image.Image:
+    """The image at `size`, stretched, or its centre of that shape (bicubic); the same object where nothing changes."""
+    if image.size == size:
+        return image
     if resize == "stretch":
-        return real.resize(size, Image.Resampling.BICUBIC)
-    return ImageOps.fit(real, size, Image.Resampling.BICUBIC)
+        return image.resize(size, Image.Resampling.BICUBIC)
+    return ImageOps.fit(image, size, Image.Resampling.BICUBIC)
 
 
 def _values(image: Image.Image) -> NDArray[np.float64]:

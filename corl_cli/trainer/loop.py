@@ -76,6 +76,8 @@ class Trainer:
         batch = {}
         for task, rollout in rollouts.items():
             values, rows = advantages[task]
+            if self.total(rows.sum()) == 0:
+                raise _nothing_scored(rewards)
             with torch.no_grad():
                 old = self.policy(rollout) if self.recipe.algo.num_iterations > 1 else None
                 ref = self.reference(rollout) if self.reference and self.recipe.algo.beta > 0 else None
@@ -231,6 +233,18 @@ def credit(rewards: Mapping[Task, RewardResult], algo: Algo, group_size: int) ->
     total = objective.joint_rewards(t2i.total, mm2t.total, algo.mm2t_weight)
     advantages = objective.group_advantages(total, rows, group_size, scale=algo.scale_advantages)
     return {"t2i": (advantages, rows), "mm2t": (advantages, rows)}
+
+
+def _nothing_scored(rewards: Mapping[Task, RewardResult]) -> CorlError:
+    """The error of a step whose every row is masked, with the first reasons that the rewards gave."""
+    reasons = []
+    for task, result in rewards.items():
+        for name in result.terms:
+            missing = (~torch.isfinite(result.parts[name])).nonzero().flatten().tolist()
+            if missing:
+                why = f": {result.notes[name][missing[0]]}" if name in result.notes else ""
+                reasons.append(f"{task} {name} failed for {len(missing)} of {len(result.total)}{why}")
+    return CorlError(f"No sample of this step has a reward. {'; '.join(reasons)}", "Mend the rewards above.")
 
 
 def _task(name: str) -> Task:

@@ -21,7 +21,7 @@ def test_importing_the_registry_costs_no_torch():
 
 
 def test_all_faults_of_the_options_are_named_with_a_suggestion():
-    spec = RewardSpec.model_validate({"name": "cycle", "perceptul": "pixel", "text": "spice", "max_new_tokens": True})
+    spec = RewardSpec.model_validate({"name": "cycle", "perceptul": "pixel", "text": "spise", "max_new_tokens": True})
     with pytest.raises(UsageError) as caught:
         bind(spec, "t2i")
     lines = caught.value.message.splitlines()

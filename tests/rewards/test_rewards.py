@@ -1,20 +1,24 @@
 """Each reward on rollouts of the random tiny Janus, or with a captioner whose words are known."""
 
+import copy
 import math
 from dataclasses import replace
 from types import SimpleNamespace
 
+import numpy as np
 import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
+from PIL import Image
 
 from corl_cli.core.recipe import RewardSpec
 from corl_cli.core.types import Sampling
 from corl_cli.rewards import bind
 from corl_cli.rewards.matching import matching_score
+from corl_cli.scoring.heatmap import heatmap
 from corl_cli.scoring.scene_graph import f_score, parse
-from corl_cli.scoring.similarity import pixel
+from corl_cli.scoring.similarity import Pixel, fitted
 
 
 class Captioner:
@@ -77,7 +81,7 @@ def test_cycle_is_the_weighted_sum_of_looks_and_words(policy, drawings):
     captioner = Captioner("a red circle")
     cycle = reward("cycle", "t2i", captioner, perceptual_weight=2, text_weight=0.5, max_new_tokens=9)
     scores = cycle.score(turned, policy)
-    looks = pixel([triplet.image for triplet in turned.triplets], turned.outputs)
+    looks = Pixel()([triplet.image for triplet in turned.triplets], turned.outputs).values
     said = parse("a red circle").tuples()
     words = torch.tensor([f_score(said, parse(triplet.prompt).tuples()) for triplet in turned.triplets])
     assert torch.equal(scores.parts["pixel"], looks)
@@ -94,9 +98,54 @@ def test_cycle_is_the_weighted_sum_of_looks_and_words(policy, drawings):
 def test_cycle_of_an_empty_caption_is_zero_and_of_an_empty_prompt_missing(policy, drawings):
     silent = reward("cycle", "t2i", Captioner("")).score(drawings, policy)
     assert silent.parts["scene_graph"].tolist() == [0] * 6
-    unnamed = replace(drawings, triplets=[replace(drawings.triplets[0], prompt="the"), *drawings.triplets[1:]])
-    scores = reward("cycle", "t2i", Captioner("a red circle")).score(unnamed, policy)
+    for prompt, why in (("the", "the prompt names nothing"), (" ", "the prompt is empty")):
+        unnamed = replace(drawings, triplets=[replace(drawings.triplets[0], prompt=prompt), *drawings.triplets[1:]])
+        scores = reward("cycle", "t2i", Captioner("a red circle")).score(unnamed, policy)
+        assert scores.values.isnan().tolist() == [True] + [False] * 5
+        assert why in scores.notes[0]
+
+
+def test_cycle_refuses_images_of_other_sizes_unless_told_how_to_resize(policy, drawings):
+    wide = Image.new("RGB", (64, 32), "red")
+    samples = replace(drawings, triplets=[replace(drawings.triplets[0], image=wide), *drawings.triplets[1:]])
+    scores = reward("cycle", "t2i", Captioner("a red circle")).score(samples, policy)
     assert scores.values.isnan().tolist() == [True] + [False] * 5
+    assert "the drawing is 32x32, the real image 64x32" in scores.notes[0]
+    assert "resize" in scores.notes[0]
+    for how in ("stretch", "crop"):
+        assert (
+            reward("cycle", "t2i", Captioner("a red circle"), resize=how).score(samples, policy).values.isfinite().all()
+        )
+
+
+def test_cropping_takes_the_centre_and_stretching_everything():
+    wide = Image.new("RGB", (8, 4), "red")
+    wide.paste("blue", (2, 0, 6, 4))
+    assert fitted(wide, (4, 4), "crop").getcolors() == [(16, (0, 0, 255))]
+    assert len(fitted(wide, (4, 4), "stretch").getcolors()) > 1
+    assert fitted(wide, wide.size, "crop") is wide
+
+
+def test_cycle_compares_at_the_size_that_it_is_given(policy, drawings):
+    """Two pictures that differ in a checkerboard are alike once it is averaged away."""
+    board = Image.fromarray((np.indices((32, 32)).sum(0) % 2 * 255).astype(np.uint8)).convert("RGB")
+    grey = Image.new("RGB", (32, 32), (128, 128, 128))
+    samples = replace(drawings, triplets=[replace(t, image=grey) for t in drawings.triplets], outputs=[board] * 6)
+    own = reward("cycle", "t2i", Captioner("a")).score(samples, policy).parts["pixel"]
+    small = reward("cycle", "t2i", Captioner("a"), size=8).score(samples, policy).parts["pixel"]
+    assert own[0] == pytest.approx(0.75, abs=0.01)
+    assert small[0] > 0.97
+
+
+def test_cycle_explains_itself(policy, drawings):
+    (first, *_), cycle = drawings.triplets, reward("cycle", "t2i", Captioner("a red circle"))
+    found = cycle.explain(drawings, policy)
+    assert len(found) == 6
+    assert found[0].facts["caption by policy"] == "a red circle"
+    assert {"pixel", "scene_graph", "matched", "missing", "extra"} <= set(found[0].facts)
+    assert [tile.text for tile in found[0].pictures] == ["drawing", "real image", "where pixel differs"]
+    assert found[0].pictures[1].image is first.image
+    assert found[0].pictures[2].image.getextrema() == (0, 0)  # the drawing is the real image
 
 
 def test_cycle_with_the_policy_as_captioner_is_deterministic(policy, drawings):
@@ -105,6 +154,57 @@ def test_cycle_with_the_policy_as_captioner_is_deterministic(policy, drawings):
     one, two = cycle.score(drawings, policy), cycle.score(drawings, policy)
     assert torch.equal(one.values, two.values)
     assert one.notes == two.notes
+
+
+def test_matching_of_a_row_does_not_change_with_its_neighbours(policy, drawings):
+    """Left padding and the batch around it leave a score alone: long prompts beside short ones, any order."""
+    matching = reward("matching", "t2i")
+    lengths = ["dot", "a red circle above a very large blue square and a small green triangle", "a red circle"]
+    triplets = [replace(t, prompt=lengths[i % 3]) for i, t in enumerate(drawings.triplets)]
+    samples = replace(drawings, triplets=triplets)
+    together = matching.score(samples, policy).values
+    alone = [matching.score(samples.select([row]), policy).values for row in range(6)]
+    assert torch.allclose(torch.cat(alone), together, atol=1e-5)
+    turned = matching.score(samples.select([5, 4, 3, 2, 1, 0]), policy).values
+    assert torch.allclose(turned.flip(0), together, atol=1e-5)
+    assert together.std() > 1e-3
+
+
+def test_matching_reads_the_policy_or_its_frozen_start(policy, drawings):
+    other = copy.deepcopy(policy)
+    torch.nn.init.normal_(next(iter(other.trainable())), std=0.5)
+    own = reward("matching", "t2i", other).score(drawings, policy).values
+    frozen = reward("matching", "t2i", other, hidden="reference")
+    assert frozen.needs_reference
+    assert torch.equal(frozen.score(drawings, policy).values, reward("matching", "t2i").score(drawings, other).values)
+    assert not torch.allclose(frozen.score(drawings, policy).values, own)
+
+
+def test_matching_of_an_empty_prompt_says_so(policy, drawings):
+    samples = replace(drawings, triplets=[replace(drawings.triplets[0], prompt=" "), *drawings.triplets[1:]])
+    scores = reward("matching", "t2i").score(samples, policy)
+    assert scores.values.isnan().tolist() == [True] + [False] * 5
+    assert scores.notes[0] == "the prompt has no text tokens"
+
+
+def test_matching_explains_itself_with_a_heatmap_per_word(policy, drawings):
+    scores = reward("matching", "t2i").score(drawings, policy)
+    explained = reward("matching", "t2i").explain(drawings, policy)
+    for triplet, value, found in zip(drawings.triplets, scores.values, explained, strict=True):
+        halves = [float(text) for label, text in found.facts.items() if "mean" in label]
+        assert sum(halves) / 2 == pytest.approx(float(value), abs=2e-4)
+        words = [tile.text.rpartition(" ")[0].strip("'") for tile in found.pictures[1:]]
+        assert "".join(words) == triplet.prompt.replace(" ", "")
+
+
+def test_a_heatmap_colours_each_cell_and_greys_the_border():
+    wide = Image.new("RGB", (40, 20), "white")  # padded to a square: a quarter of grey above and below
+    picture = heatmap(wide, torch.tensor([0.0, 0.0, 0.0, 1.0]), 0.0, 1.0)
+    assert picture.getpixel((80, 5)) == picture.getpixel((80, 155)) == (128, 128, 128)
+    dark, bright = picture.getpixel((40, 60)), picture.getpixel((120, 100))
+    assert sum(bright) > sum(dark)
+    with pytest.raises(ValueError, match="no square grid"):
+        heatmap(wide, torch.zeros(5), 0.0, 1.0)
 
 
 def test_matching_by_hand():

@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from corl_cli.scoring.scene_graph import explain, f_score, parse
+from corl_cli.scoring.scene_graph import SceneGraphs, explain, f_score, parse
 from corl_cli.world.items import world_item
 from corl_cli.world.language import CONVERSE, Spec, caption
 from corl_cli.world.scenes import THINGS
@@ -143,5 +143,17 @@ def test_any_text_parses(text):
 
 def test_explains_what_matched():
     candidate, reference = parse("a red circle").tuples(), parse("a blue circle").tuples()
-    assert explain(candidate, reference) == "matched circle; missing blue circle; extra red circle"
-    assert explain([], []) == "nothing"
+    assert explain(candidate, reference) == {"matched": "circle", "missing": "blue circle", "extra": "red circle"}
+    assert explain([], []) == {"matched": "nothing", "missing": "nothing", "extra": "nothing"}
+
+
+def test_the_measure_scores_in_order_and_shows_its_tuples():
+    measure = SceneGraphs(synonyms=False)
+    prompts = ["a red circle", "a blue square", "the", ""]
+    found = measure(prompts, ["a red circle", "a red square", "a red circle", "a red circle"])
+    assert found.values[:2].tolist() == pytest.approx(
+        [1, 0.5]
+    )  # square of (square, blue square) and (square, red square)
+    assert found.values[2:].isnan().all()
+    assert found.details[0] == {"matched": "circle, red circle", "missing": "nothing", "extra": "nothing"}
+    assert found.details[2:] == [{"failed": "the prompt names nothing"}, {"failed": "the prompt is empty"}]

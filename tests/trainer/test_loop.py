@@ -215,6 +215,31 @@ def test_masked_rows_do_not_touch_the_gradient(policy: JanusPolicy, tmp_path: Pa
     assert json.loads((tmp_path / "metrics.jsonl").read_text().splitlines()[-1])["masked/t2i"] == pytest.approx(6 / 16)
 
 
+class Hopeless(Low):
+    """Never has a score."""
+
+    def score(self, rollout: Rollout, policy: UnifiedPolicy) -> Scores:
+        return Scores(values=torch.full((len(rollout),), math.nan), notes=["no judge"] * len(rollout))
+
+
+def test_a_step_without_any_reward_stops_even_where_rows_are_masked(policy: JanusPolicy, tmp_path: Path) -> None:
+    trainer = make_trainer(policy, tmp_path, make_recipe(), Hopeless, on_error="mask")
+    with pytest.raises(CorlError, match="t2i low failed for 16 of 16: no judge"):
+        trainer.fit()
+
+
+def test_each_reward_has_its_own_metrics(policy: JanusPolicy, tmp_path: Path) -> None:
+    recipe = make_recipe(algo={"credit": "per_task"}, train={"max_steps": 1})
+    make_trainer(policy, tmp_path, recipe, Broken, on_error="mask").fit()
+    lines = [json.loads(line) for line in (tmp_path / "metrics.jsonl").read_text().splitlines()]
+    (step,) = [line for line in lines if "seconds" in line]
+    for task in ("t2i", "mm2t"):
+        assert step[f"failed/{task}/low"] == pytest.approx(6 / 16)
+        assert 0 <= step[f"zero_variance/{task}/low"] <= 1
+        assert step[f"time/reward/{task}/low"] > 0
+        assert step[f"share/{task}/low"] == pytest.approx(1)
+
+
 def test_the_first_of_several_iterations_has_ratio_one(policy: JanusPolicy, tmp_path: Path) -> None:
     recipe = make_recipe(algo={"num_iterations": 2, "clip_eps": 0.2, "credit": "per_task"})
     trainer = make_trainer(policy, tmp_path, recipe)
