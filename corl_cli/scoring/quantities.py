@@ -94,15 +94,26 @@ class _Unreadable(Exception):
 
 def read_quantity(text: str) -> Quantity | None:
     """The quantity that a cleaned, lower-case text is, from start to end; None for anything else."""
-    text = _spell_out(text.strip())
+    if not (parts := split_unit(_spell_out(text.strip()))):
+        return None
+    value = read_value(parts[0])
+    return Quantity(value, parts[1]) if value else None
+
+
+def split_unit(text: str) -> tuple[str, str] | None:
+    """The numeric expression and the unit (empty for none) that a cleaned text is made of; None for anything else."""
     if len(text) > MAX_CHARS or not (match := _SPLIT.fullmatch(text)):
         return None
     currency, expression, name = match.groups()
     unit = read_unit(name or "") if name else ""
     if unit is None or (currency and unit):
         return None
-    value = read_value(expression)
-    return Quantity(value, unit or (currency and _UNIT_OF[currency])) if value else None
+    return expression, unit or (currency and _UNIT_OF[currency])
+
+
+def same_unit(gold: str, answer: str, question: str) -> bool:
+    """Whether two units agree: they are one, or one is left out and the question fixes it."""
+    return gold == answer or (not (gold and answer) and _fixes(question, gold or answer))
 
 
 def same_quantity(gold: Quantity, answer: Quantity, question: str) -> bool:
@@ -110,16 +121,11 @@ def same_quantity(gold: Quantity, answer: Quantity, question: str) -> bool:
 
     A percentage equals its value (50 % is 0.5), and a bare 50 only when the question asks for a percentage.
     """
-    if gold.unit == answer.unit:
-        return gold.value == answer.value
-    if gold.unit and answer.unit:
-        return False
-    unit = gold.unit or answer.unit
     if gold.value == answer.value:
-        return _fixes(question, unit)
+        return same_unit(gold.unit, answer.unit, question)
     with_unit, bare = (gold, answer) if gold.unit else (answer, gold)
     share = Value(with_unit.value.coefficient / 100, with_unit.value.radicand, with_unit.value.power)
-    return unit == "percent" and share == bare.value
+    return with_unit.unit == "percent" and not bare.unit and share == bare.value
 
 
 def read_unit(name: str) -> str | None:

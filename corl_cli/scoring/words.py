@@ -7,7 +7,16 @@ import unicodedata
 from difflib import SequenceMatcher
 
 from corl_cli.scoring.english import read_number, singular, word_list
-from corl_cli.scoring.quantities import NUMBER, read_quantity, read_unit, read_value, same_quantity
+from corl_cli.scoring.quantities import (
+    NUMBER,
+    read_quantity,
+    read_unit,
+    read_value,
+    same_quantity,
+    same_unit,
+    split_unit,
+)
+from corl_cli.scoring.symbolic import same_expression
 
 _SUPERSCRIPTS = str.maketrans("⁰¹²³⁴⁵⁶⁷⁸⁹⁻", "0123456789-")
 _MARKS = str.maketrans(
@@ -18,7 +27,7 @@ _LATEX = (
     (re.compile(r"\\[dt]?frac\s*(\d)\s*(\d)"), r"(\1)/(\2)"),
     (re.compile(r"\^\s*\{?\s*\\?(?:circ|degree)(?![a-zA-Z])\s*\}?|\\(?:degree|circ)(?![a-zA-Z])|º"), "°"),
     (re.compile(r"\\pi(?![a-zA-Z])|(?<![a-zA-Z])pi(?![a-zA-Z])"), "π"),
-    (re.compile(r"(?<![a-zA-Z])sqrt\s*(?=\()"), "√"),
+    (re.compile(r"(?<![a-zA-Z])sqrt\s*(?=\()|\\sqrt\s*(?=[\da-z])"), "√"),
     (re.compile(r"(?<=\d)[eE]\+?(?=-?\d{1,3}\b)"), "*10^"),
     (re.compile(r"\\(?:times|cdot)(?![a-zA-Z])|[×·⋅]"), "*"),
     (re.compile(r"\\div(?![a-zA-Z])|÷"), "/"),
@@ -28,6 +37,7 @@ _GROUPS = (
     (re.compile(r"\\(?:text|textbf|textit|mathrm|mathbf|mathit|operatorname|boxed)\s*\{([^{}]*)\}"), r" \1 "),
     (re.compile(r"\\[dt]?frac\s*\{([^{}]*)\}\s*\{([^{}]*)\}"), r"((\1)/(\2))"),
     (re.compile(r"\\sqrt\s*\{([^{}]*)\}"), r"√(\1)"),
+    (re.compile(r"\\sqrt\s*\[\s*(\d)\s*\]\s*\{([^{}]*)\}"), r"((\2)^(1/\1))"),
     (re.compile(r"\^\s*\{([^{}]*)\}"), r"^(\1)"),
 )
 _MATH = re.compile(r"\$\$?([^$]{1,200})\$\$?(?!\d)")
@@ -131,6 +141,7 @@ def same_answer(question: str, gold: str, answer: str) -> tuple[bool, str]:
     if wanted in ("yes", "no") and (polarity := _polarity(_REASON.split(said)[0])):
         return polarity == wanted, "yes or no"
     said = _strip(_ASIDE.split(said)[0])
+    equations = wanted, said
     wanted, bare = _bare(wanted), _bare(said)
     if _compact(wanted) in (_compact(said), _compact(bare)):
         return True, "same words"
@@ -142,7 +153,9 @@ def same_answer(question: str, gold: str, answer: str) -> tuple[bool, str]:
     parts = _parts(wanted), _parts(bare)
     if parts[0] and sorted(parts[0]) == sorted(parts[1]):
         return True, "same list"
-    return _same_words(question, wanted, said) or _same_words(question, wanted, bare), "same words"
+    if _same_words(question, wanted, said) or _same_words(question, wanted, bare):
+        return True, "same words"
+    return _same_mathematics(question, *(equations if all("=" in text for text in equations) else (wanted, bare)))
 
 
 def overlap(gold: str, answer: str) -> float:
@@ -160,12 +173,10 @@ def overlap(gold: str, answer: str) -> float:
 def _similar_pairs(ours: list[str], theirs: list[str]) -> list[float]:
     """The similarities of words paired one to one, the most similar first."""
     candidates = sorted(
-        (
-            (-SequenceMatcher(None, one, other).ratio(), one, other)
-            for one in ours
-            for other in theirs
-            if max(len(one), len(other)) <= _LONG_WORD and min(len(one), len(other)) >= _ALIKE / 2 * len(one + other)
-        )
+        (-SequenceMatcher(None, one, other).ratio(), one, other)
+        for one in ours
+        for other in theirs
+        if max(len(one), len(other)) <= _LONG_WORD and min(len(one), len(other)) >= _ALIKE / 2 * len(one + other)
     )
     paired: set[tuple[str, str]] = set()
     similarities = []
@@ -195,6 +206,15 @@ def _polarity(answer: str) -> str | None:
     doubts = {"or", "/", "maybe", "perhaps", *(word for word, meaning in _YES_NO.items() if meaning != said)}
     doubts |= {"not"} if said == "yes" else set()
     return "both" if any(word in doubts or (said == "yes" and word.endswith("n't")) for word in rest) else said
+
+
+def _same_mathematics(question: str, wanted: str, said: str) -> tuple[bool, str]:
+    """Whether two expressions with or without a unit are the same, and the rule; words were compared before."""
+    ours, theirs = split_unit(wanted) or (wanted, ""), split_unit(said) or (said, "")
+    verdict = same_expression(ours[0], theirs[0])
+    if verdict is None:
+        return False, "same words"
+    return verdict[0] and same_unit(ours[1], theirs[1], question), verdict[1]
 
 
 def _same_tuple(wanted: str, said: str) -> bool:
