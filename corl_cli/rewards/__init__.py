@@ -22,6 +22,7 @@ if TYPE_CHECKING:
 REWARDS: dict[str, str] = {
     "accuracy": "corl_cli.rewards.accuracy:Accuracy",
     "checker": "corl_cli.rewards.checker:Checker",
+    "clip": "corl_cli.rewards.clip:ClipScore",
     "cycle": "corl_cli.rewards.cycle:Cycle",
     "format": "corl_cli.rewards.format:Format",
     "matching": "corl_cli.rewards.matching:Matching",

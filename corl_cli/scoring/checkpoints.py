@@ -20,6 +20,7 @@ from corl_cli.models import torchvision_guard
 HUB_SECONDS = 10  # for the hub's first answer; left to itself transformers retries for half a minute
 
 _WEIGHTS = ("model.safetensors", "pytorch_model.bin")
+_WORDS = ("tokenizer.json", "vocab.txt", "vocab.json", "*.model")  # without, transformers makes a tokenizer of no words
 _TEXTS = ("*.json", "*.txt", "*.model", "*.jinja")
 
 
@@ -124,13 +125,15 @@ def _fault(folder: Path, architecture: str | None) -> str | None:
 
 
 def _lacking(folder: Path) -> str | None:
-    """What a folder lacks of a checkpoint: its configuration, its weights or some of their shards."""
+    """What a folder lacks of a checkpoint: its configuration, its tokenizer, its weights or some of their shards."""
     if not folder.is_dir():
         return "is a file, not a folder"
     if not (folder / "config.json").is_file():
         return "holds no config.json"
     if not _json(folder / "config.json"):
         return "holds a config.json that cannot be read"
+    if not any(file for pattern in _WORDS for file in folder.glob(pattern)):
+        return f"holds no tokenizer ({', '.join(_WORDS)})"
     if any((folder / name).is_file() for name in _WEIGHTS):
         return None
     shards = [
