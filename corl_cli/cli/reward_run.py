@@ -11,8 +11,10 @@ import typer
 
 from corl_cli.cli.common import Json, Set, console, progress, table
 from corl_cli.cli.reward import app
+from corl_cli.core.errors import UsageError
 
 if TYPE_CHECKING:
+    from corl_cli.pipelines.audit import Audit
     from corl_cli.pipelines.replay import Replay
 
 Run = Annotated[Path, typer.Argument(metavar="RUN", help="The folder of a run.")]
@@ -44,6 +46,51 @@ def replay(
         _json(found)
     else:
         _show(found)
+
+
+@app.command(epilog="Example: corl reward audit runs/first")
+def audit(
+    run: Run,
+    out: Annotated[
+        Path | None, typer.Option("--out", metavar="FILE", help="The page to write; RUN/audit.html by default.")
+    ] = None,
+    as_json: Json = False,
+) -> None:
+    """Tell whether a run learns or cheats. Statistics of its groups, and alarms with the samples that raised them.
+
+    Alarms are findings, not failures: the exit code stays 0.
+    """
+    from corl_cli.pipelines.audit import audit, tables
+    from corl_cli.pipelines.recordings import Recordings
+
+    page = out or run / "audit.html"
+    if page.suffix.lower() not in {".html", ".htm"}:
+        raise UsageError(f"{page}: the page is HTML.", f"corl reward audit {run} --out {page}.html")
+    recordings = Recordings(run)
+    with progress("auditing", len(recordings.steps)) as bar:
+        found = audit(recordings, page, bar)
+    if as_json:
+        _json(found)
+    else:
+        for title, rows in tables(found).items():
+            if rows:
+                typer.echo(title)
+                table(rows)
+                typer.echo()
+        _show_alarms(found)
+    console().print(f"With pictures: {page}", markup=False, soft_wrap=True)
+
+
+def _show_alarms(found: Audit) -> None:
+    for alarm in found.alarms:
+        typer.echo(f"{alarm.severity}: {alarm.name} ({alarm.task})\n  {alarm.seen}\n  {alarm.remedy}")
+        for sample in alarm.samples:
+            text = " | ".join(part.replace("\n", " ") for part in (sample.prompt, sample.output, sample.note) if part)
+            typer.echo(f"    step {sample.step}, row {sample.row}: {text}")
+    if not found.alarms:
+        typer.echo("No alarm.")
+    for reason in found.unchecked:
+        typer.echo(f"Not checked: {reason}.")
 
 
 def _show(found: Replay) -> None:
