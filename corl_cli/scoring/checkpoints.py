@@ -65,7 +65,7 @@ def reading(name: str, checkpoint: str, architecture: str | None = None) -> Iter
         raise CorlError(f"No {name}: {need.detail}.", need.remedy)
     torchvision_guard.check()  # before transformers' image classes are imported
     try:
-        folder = _folder(checkpoint) or _fetched(checkpoint)
+        folder = _folder(checkpoint) or _fetched(name, checkpoint)
         if fault := _fault(folder, architecture):
             raise ValueError(f"it {fault}")
         with _quiet():
@@ -153,17 +153,23 @@ def _json(path: Path) -> dict[str, Any]:
     return found if isinstance(found, dict) else {}
 
 
-def _fetched(checkpoint: str) -> Path:
+def _fetched(name: str, checkpoint: str) -> Path:
     """The checkpoint's files from the hub, weights in one format only."""
     try:
         files = [file.rfilename for file in model_info(checkpoint, timeout=HUB_SECONDS).siblings or []]
+        safe = any(file in files for file in ("model.safetensors", "model.safetensors.index.json"))
+        weights = ["model.safetensors", "model-*.safetensors"] if safe else ["pytorch_model.bin", "pytorch_model-*.bin"]
+        return Path(snapshot_download(checkpoint, allow_patterns=[*_TEXTS, *weights]))
     except RepositoryNotFoundError as error:
-        raise ValueError("the hub has no such model, or it is private (hf auth login)") from error
-    safe = any(
-        name.startswith("model") and name.endswith((".safetensors", ".safetensors.index.json")) for name in files
-    )
-    shards = ("model.safetensors", "model-*.safetensors") if safe else ("pytorch_model.bin", "pytorch_model-*.bin")
-    return Path(snapshot_download(checkpoint, allow_patterns=[*_TEXTS, *shards]))
+        raise CorlError(
+            f"No {name}: {checkpoint} is not here, and the hub has no such model, or it is private.",
+            "Check the name; a private model wants hf auth login.",
+        ) from error
+    except Exception as error:  # no network, no permission, no space: each has classes of its own
+        raise CorlError(
+            f"No {name}: {checkpoint} is not here, and could not be fetched: {_reason(error)}",
+            f"Try hf download {checkpoint} where there is a network, or give a folder.",
+        ) from error
 
 
 @contextmanager
