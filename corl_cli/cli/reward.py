@@ -99,18 +99,26 @@ def show(
     found = entry(name)
     if as_json:
         options = [asdict(option) for option in found.options]
-        typer.echo(json.dumps(_listed(found) | {"docstring": found.docstring, "options": options}, indent=2))
+        typer.echo(
+            json.dumps(_listed(found) | {"docstring": found.docstring, "options": options}, indent=2, default=str)
+        )
         return
     typer.echo(f"{found.name} ({found.task})\n\n{found.docstring or 'Its class has no docstring.'}\n")
     if found.options:
         options = [
-            {"option": o.name, "default": json.dumps(o.default), "values": o.values, "meaning": o.description}
+            {
+                "option": o.name,
+                "default": "required" if o.required else json.dumps(o.default, default=str),
+                "values": o.values,
+                "meaning": o.description,
+            }
             for o in found.options
         ]
         table(options)
         typer.echo()
     typer.echo(f"A sample holds: {', '.join(found.columns)}")
-    typer.echo(f"Reads: {f'the {found.policy}' if found.policy else 'no policy'} (at its default options)")
+    if not any(option.required for option in found.options):
+        typer.echo(f"At its defaults it reads {f'the {found.policy}' if found.policy else 'no policy'}")
     needs = [(requirement, "") for requirement in found.requirements]
     needs += [(requirement, f"{c.option}: {c.value}") for c in found.choices for requirement in c.requirements]
     if needs:
@@ -180,7 +188,7 @@ def explain(
     for sample in explain.explain(panel, samples[:n]):
         explained.append(sample)
         typer.echo("\n".join(explain.lines(sample)) + "\n")
-    typer.echo(f"page: {explain.write(out, explained)}")
+    typer.echo(f"page: {explain.write(out, panel, explained)}")
     if len(samples) > n:
         typer.echo(f"These are the first {n} of {len(samples)} samples; more with --n.", err=True)
     _report([sample.outcome for sample in explained], single=file is None)
@@ -218,10 +226,10 @@ def _load(panel: Panel, samples: Sequence[Given | Failure]) -> None:
 
     if not any(isinstance(sample, Given) for sample in samples):
         return
+    panel.load()
     if panel.policy_name:
         shipped = " (the shipped tiny Janus)" if panel.policy_name == "world" else ""
         typer.echo(f"policy: {panel.policy_name}{shipped}", err=True)
-    panel.load()
 
 
 def _scored(panel: Panel, samples: Sequence[Given | Failure]) -> list[Scored | Failure]:
@@ -246,7 +254,7 @@ def _print(outcomes: Sequence[Scored | Failure], as_json: bool, *, single: bool)
         failed = [asdict(outcome) for outcome in outcomes if isinstance(outcome, Failure)]
         found = {"samples": [asdict(outcome) for outcome in scored], "failed": failed}
         typer.echo(json.dumps(found, indent=2, allow_nan=False))
-    elif single:
+    elif single and scored:
         table(
             [
                 {"score": name, "value": value, "note": one.notes.get(name, "")}

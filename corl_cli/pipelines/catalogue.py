@@ -24,9 +24,10 @@ OPEN_CHOICES = {("cycle", "captioner"): ("policy", "Salesforce/blip-image-captio
 
 @dataclass(frozen=True, kw_only=True)
 class Option:
-    """One option of a reward."""
+    """One option of a reward; one that is required has no default."""
 
     name: str
+    required: bool
     default: Any
     values: str
     description: str
@@ -43,7 +44,10 @@ class Choice:
 
 @dataclass(frozen=True, kw_only=True)
 class Entry:
-    """A reward by name. `choices` are the values of those options on which the needs depend."""
+    """A reward by name. `choices` are the values of those options on which the needs depend.
+
+    What it needs is told of its default options; of a reward with required ones nothing is told.
+    """
 
     name: str
     task: Task | None
@@ -68,16 +72,17 @@ def entries() -> list[Entry]:
 def entry(name: str) -> Entry:
     """A registered reward or the user's own `my_pkg.module:Class`; UsageError when there is none."""
     cls = resolve(name)
-    reward = bind(RewardSpec(name=name), cls.task)
+    options = [_option(key, info) for key, info in cls.Options.model_fields.items()]
+    reward = None if any(option.required for option in options) else bind(RewardSpec(name=name), cls.task)
     return Entry(
         name=name,
         task=cls.task,
         docstring=inspect.cleandoc(cls.__doc__ or ""),
         columns=list(dict.fromkeys((OUTPUT[cls.task], *cls.columns))),
-        options=[_option(key, info) for key, info in cls.Options.model_fields.items()],
-        policy=_policy(reward),
-        requirements=requirements(reward),
-        choices=list(_choices(name, cls)),
+        options=options,
+        policy=_policy(reward) if reward else None,
+        requirements=requirements(reward) if reward else [],
+        choices=list(_choices(name, cls)) if reward else [],
     )
 
 
@@ -116,6 +121,7 @@ def _policy(reward: Reward) -> str | None:
 def _option(name: str, info: FieldInfo) -> Option:
     return Option(
         name=name,
+        required=info.is_required(),
         default=None if info.is_required() else info.get_default(call_default_factory=True),
         values=" | ".join(_literals(info.annotation) or _types(info.annotation)),
         description=info.description or "",

@@ -45,8 +45,8 @@ def explain(panel: Panel, samples: Iterable[Given | Failure]) -> Iterator[Explai
         )
 
 
-def write(folder: Path, explained: Sequence[Explained]) -> Path:
-    """Every picture as a PNG, and a page with all of it; the page's path."""
+def write(folder: Path, panel: Panel, explained: Sequence[Explained]) -> Path:
+    """Every picture as a PNG, and a page with all of it, what ran included; the page's path."""
     with writing(folder):
         folder.mkdir(parents=True, exist_ok=True)
         for number, sample in enumerate(explained, 1):
@@ -54,7 +54,8 @@ def write(folder: Path, explained: Sequence[Explained]) -> Path:
                 for place, tile in enumerate(explanation.pictures, 1):
                     tile.image.save(folder / f"{number:04d}-{_plain(name)}-{place:02d}-{_plain(tile.text)}.png")
     page = folder / PAGE
-    pages.write(page, "explain.html", samples=explained)
+    ran = {name: reward.options.model_dump_json() for name, reward in panel.rewards.items()}
+    pages.write(page, "explain.html", ran={"policy": panel.policy_name or "none was read", **ran}, samples=explained)
     return page
 
 

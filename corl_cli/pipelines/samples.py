@@ -55,15 +55,18 @@ class GivenTriplet(Triplet):
         )
 
 
-def single(values: Mapping[str, str | None], needs: Needs) -> Given:
-    """The sample that a command's options give; UsageError when a reward lacks one, CorlError when one is empty."""
+def single(values: Mapping[str, str | None], needs: Needs) -> Given | Failure:
+    """The sample that a command's options give, a Failure when one is empty; UsageError when a reward lacks one."""
     given = {name: value for name, value in values.items() if value is not None}
     for reward, columns in needs.items():
         if absent := [f"--{column}" for column in columns if column not in given]:
             raise UsageError(
                 f"Reward '{reward}' needs {' and '.join(absent)}.", f"See what it reads with: corl reward show {reward}"
             )
-    _check(given, needs)
+    try:
+        _check(given, needs)
+    except CorlError as fault:
+        return Failure(id="1", error=fault.message)
     return Given(id="1", place="", values=given, folder=Path())
 
 
@@ -147,7 +150,7 @@ def _values(line: Mapping[str, Any]) -> dict[str, str]:
             advice = f"did you mean {near[0]}?" if near else f"known are {', '.join(KEYS)}"
             raise CorlError(f"unknown key '{key}'; {advice}")
         if not isinstance(value, str):
-            raise CorlError(f"{key}: text is needed, not {json.dumps(value)[:60]}")
+            raise CorlError(f"{key}: text in quotes is needed, not {json.dumps(value)[:60]}")
     if line.get("answer_type", "mc") not in get_args(AnswerType):
         raise CorlError(f"answer_type: '{line['answer_type']}' is neither mc (multiple choice) nor oe (open-ended)")
     return dict(line)

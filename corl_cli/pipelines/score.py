@@ -15,6 +15,7 @@ from corl_cli.core.errors import CorlError
 from corl_cli.core.recipe import Recipe, RewardSpec, Rubrics
 from corl_cli.core.types import TASKS, RewardResult, Samples, Sampling, Task, Triplet
 from corl_cli.pipelines.build import build_policy, build_rubrics
+from corl_cli.pipelines.catalogue import requirements
 from corl_cli.pipelines.choose import chosen
 from corl_cli.pipelines.samples import OUTPUT, Failure, Given, picture, triplet
 from corl_cli.rewards import bind
@@ -73,7 +74,7 @@ class Panel:
         lacking = [
             (f"Reward '{name}' needs {requirement.name}: {requirement.detail}", requirement.remedy)
             for name, reward in self.rewards.items()
-            for requirement in reward.requirements()
+            for requirement in requirements(reward)
             if not requirement.met
         ]
         if lacking:
