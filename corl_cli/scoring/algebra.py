@@ -20,6 +20,7 @@ MEMORY = 2**30  # bytes
 POINTS = 3  # where two expressions are compared before anything is proved
 DIGITS = 30
 
+_RELATIONS = ("=", "<", "≤")
 _FUNCTIONS = {
     "√": sympy.sqrt,
     "ln": sympy.log,
@@ -55,16 +56,18 @@ def build(tree: list[Any]) -> Any:
 
 
 def compare(one: list[Any], other: list[Any]) -> str:
-    """Whether two expressions are equal for all values of their symbols, two equations up to a constant factor."""
-    if (one[0] == "=") != (other[0] == "="):
+    """Whether two expressions are equal for all values of their symbols, two relations up to a constant factor."""
+    relation = one[0] if one[0] in _RELATIONS else ""
+    if relation != (other[0] if other[0] in _RELATIONS else ""):
         return "different"
-    if one[0] != "=":
+    if not relation:
         return "equal" if _vanishes(build(one) - build(other)) else "different"
     first, second = (build(tree[1]) - build(tree[2]) for tree in (one, other))
     if first.is_zero or second.is_zero:
         return "equal" if first.is_zero and second.is_zero else "different"
     factor = sympy.simplify(first / second)
-    return "equal" if factor.is_number and factor.is_finite and not factor.is_zero else "different"
+    same = factor.is_positive or (relation == "=" and factor.is_negative)
+    return "equal" if factor.is_number and factor.is_finite and same else "different"
 
 
 def _vanishes(difference: Any) -> bool:

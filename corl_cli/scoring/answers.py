@@ -13,8 +13,10 @@ from dataclasses import dataclass
 
 from corl_cli.core.types import AnswerType
 from corl_cli.scoring import choices, words
+from corl_cli.scoring.notation import plain
 
 MAX_CHARS = 1000  # of an answer; a longer one is wrong
+MAX_QUESTION = 20_000  # of a question; of a longer one the end is read
 MAX_BLOCKS = 20  # that may repeat an answer; more of them give none
 
 _FORMAT = re.compile(r"<think>.*</think>\s*<answer>.*</answer>", re.DOTALL)
@@ -85,7 +87,7 @@ def extract(completion: str) -> str | None:
         elif tag == "</answer>" and opened is not None:
             blocks.append(completion[opened:start].strip())
             opened = None
-    if not 0 < len(blocks) <= MAX_BLOCKS or len({words.plain(block[:MAX_CHARS]) for block in blocks}) > 1:
+    if not 0 < len(blocks) <= MAX_BLOCKS or len({plain(block[:MAX_CHARS]) for block in blocks}) > 1:
         return None
     return blocks[0]
 
@@ -98,16 +100,14 @@ def judge(question: str, gold: str, completion: str, answer_type: AnswerType) ->
     question itself supplies. What cannot be compared within the caps is wrong, not missing: an answer must not be able
     to leave its group.
     """
-    gold = _unwrapped(gold)
-    if not words.plain(gold[:MAX_CHARS]) or len(gold) > MAX_CHARS:
-        return Judgement(None, None, "gold answer too long" if len(gold) > MAX_CHARS else "no gold answer")
+    question, gold = question[-MAX_QUESTION:], _unwrapped(gold)
+    if fault := _fault(gold):
+        return Judgement(None, None, f"the gold answer is {fault}")
     answer = extract(completion)
     if answer is None:
         return Judgement(False, None, "no final answer")
-    if len(answer) > MAX_CHARS:
-        return Judgement(False, answer[:80] + "…", "answer too long")
-    if not words.plain(answer):
-        return Judgement(False, answer, "empty answer")
+    if fault := _fault(answer):
+        return Judgement(False, answer[:80], f"the answer is {fault}")
     if answer_type == "mc":
         options = choices.read_options(question)
         wanted = choices.choose(gold, options)
@@ -121,8 +121,16 @@ def judge(question: str, gold: str, completion: str, answer_type: AnswerType) ->
 
 def infer_type(question: str, gold: str) -> AnswerType:
     """`mc` when the question shows lettered options and `gold` is one of them, by letter or by text; else `oe`."""
-    options = choices.read_options(question)
+    options = choices.read_options(question[-MAX_QUESTION:])
     return "mc" if options and choices.choose(_unwrapped(gold)[:MAX_CHARS], options) else "oe"
+
+
+def _fault(answer: str) -> str | None:
+    """What keeps an answer from being compared: "empty" or "too long", as it is or without ligatures."""
+    if len(answer) > MAX_CHARS:
+        return "too long"
+    size = len(plain(answer))
+    return "empty" if not size else "too long" if size > 2 * MAX_CHARS else None
 
 
 def _unwrapped(gold: str) -> str:

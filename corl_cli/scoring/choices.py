@@ -6,11 +6,12 @@ import re
 from collections.abc import Mapping
 
 from corl_cli.scoring.english import with_digits, word_list
-from corl_cli.scoring.words import normalise, plain, same_answer
+from corl_cli.scoring.notation import normalise, plain
+from corl_cli.scoring.words import same_answer
 
 LETTERS = "ABCDEFGHIJ"
 
-_LINE = re.compile(r"^\s*[(\[]?([A-Ja-j])(?:[)\].:]|\s[-–]\s|\s)\s*(\S.*)$", re.MULTILINE)
+_LINE = re.compile(r"^[^\S\n]*[(\[]?([A-Ja-j])(?:[)\].:]|\s[-–]\s|\s)[^\S\n]{0,8}\n?[^\S\n]{0,8}(\S.*)$", re.MULTILINE)
 _MARKER = re.compile(r"(?<![\w./])[(\[]?([A-J])[)\].:](?!\w\.)|(?<!\S)[(\[]([a-j])[)\]]")
 _INSTRUCTION = re.compile(r"\s(?:Answer (?:the|with|by)|Please |Choose |Select |Your (?:answer|response)|Think )")
 _PREFIX = re.compile(r"[(\[]?([A-Ja-j])[)\].:]\s")
@@ -24,8 +25,8 @@ _AFTER_LETTER = frozenset(
 )
 _DECORATION = " \t\n.,;:!?\"'*_`~()[]{}<>"
 _NEGATION = re.compile(
-    r"(?:\b(?:not|never|neither|nor|cannot|except|excluding|unlike)|n't|rather than|instead of)"
-    r"(?: (?:the|a|an|be|it|is|option|answer|choice|letter))* ?[(\[\"']*$",
+    r"(?:(?:\b(?:not|never|neither|nor|cannot|except|excluding|unlike)|n't|rather than|instead of|anything but)"
+    r"(?: (?:the|a|an|be|it|it's|is|option|answer|choice|letter|think|believe|say|sure|that))*|\bno) ?[(\[\"']*$",
     re.IGNORECASE,
 )
 _REJECTION = re.compile(
@@ -34,14 +35,16 @@ _REJECTION = re.compile(
     re.IGNORECASE,
 )
 _CUED = r"\b(?i:answer|option|choice|letter)(?: is)?:? ?\(?([a-j])(?=\)|[.,;:]|\s*$)"
+_WORD_EDGES = r"(?<!\w)", r"(?!\w)"
+_NUMBER_EDGES = r"(?<![\w.,/√^-])", r"(?![\w/%√π^-]|[.,]\d)"
 _REASON = re.compile(r"\n|,?\s(?:because|since)\s", re.IGNORECASE)
 
 
 def read_options(question: str) -> dict[str, str]:
     """The options of a question by letter; empty when it shows none.
 
-    Read are lettered lines, lettered options inside a line, and the world's word-first form "red A green B"; an
-    instruction after them may itself speak of letters.
+    Read are lettered lines, lettered options inside a line, and the forms without marks "red A green B" (the world's)
+    and "A red B green"; an instruction after them may itself speak of letters.
     """
     lines = [(match[1].upper(), match[2]) for match in _LINE.finditer(question)]
     if len(found := _longest_run(lines)) > 1:
@@ -54,7 +57,7 @@ def read_options(question: str) -> dict[str, str]:
     ]
     if len(found := _longest_run(inline)) > 1:
         return _tidy(found)
-    return _word_first(question)
+    return _unmarked(question)
 
 
 def choose(answer: str, options: Mapping[str, str]) -> str | None:
@@ -65,15 +68,23 @@ def choose(answer: str, options: Mapping[str, str]) -> str | None:
         return bare.upper()
     named = [letter for letter, option in options.items() if plain(option) == plain(text)]
     if prefix := _PREFIX.match(text):
-        text = text[: prefix.start(1)] + prefix[1].upper() + text[prefix.end(1) :]
-    elif not named:
-        named = [letter for letter, option in options.items() if same_answer("", option, text)[0]]
+        letter = prefix[1].upper()
+        if told := _named(text[prefix.end() :], options):
+            return letter if letter in told else None
+        text = text[: prefix.start(1)] + letter + text[prefix.end(1) :]
+    named = named or ([] if prefix else _named(text, options))
     if len(named) == 1:
         return named[0]
     for part in (_REASON.split(text)[0], text):
         if asserted := _asserted(" ".join(part.split()), options):
             return asserted.pop() if len(asserted) == 1 else None
     return None
+
+
+def _named(text: str, options: Mapping[str, str]) -> list[str]:
+    """The letters of the options whose text says the same, or says it as a whole sentence."""
+    pairs = {letter: ((option, text), (text, option)) for letter, option in options.items()}
+    return [letter for letter, ways in pairs.items() if any(same_answer("", *way)[0] for way in ways)]
 
 
 def _longest_run(found: list[tuple[str, str]]) -> dict[str, str]:
@@ -99,19 +110,19 @@ def _tidy(options: dict[str, str]) -> dict[str, str]:
     }
 
 
-def _word_first(question: str) -> dict[str, str]:
-    """The options of "what colour is it? red A green B"."""
+def _unmarked(question: str) -> dict[str, str]:
+    """The options of "what colour is it? red A green B", or of "what is it? A cat B dog"."""
     for line in question.split("\n"):
-        options: dict[str, str] = {}
-        words: list[str] = []
+        chunks: list[list[str]] = [[]]
         for word in re.split(r"[?:]\s", _INSTRUCTION.split(line)[0])[-1].split():
-            if words and len(options) < len(LETTERS) and word == LETTERS[len(options)]:
-                options[word] = " ".join(words)
-                words = []
+            if len(chunks) <= len(LETTERS) and word == LETTERS[len(chunks) - 1]:
+                chunks.append([])
             else:
-                words.append(word)
-        if len(options) > 1 and not words:
-            return options
+                chunks[-1].append(word)
+        first, *texts, last = [" ".join(chunk) for chunk in chunks] if len(chunks) > 2 else [""] * 3
+        texts = [first, *texts] if first and not last else [*texts, last] if last and not first else []
+        if texts and all(texts):
+            return dict(zip(LETTERS, texts, strict=False))
     return {}
 
 
@@ -124,7 +135,7 @@ def _asserted(text: str, options: Mapping[str, str]) -> set[str]:
         words = with_digits(" ".join(normalise(option).split()))
         if len(words) < 2 and not words.isdigit():
             continue
-        before, after = (r"(?<![\w.,/-])", r"(?![\w/%-]|[.,]\d)") if words[-1].isdigit() else (r"(?<!\w)", r"(?!\w)")
+        before, after = _NUMBER_EDGES if words[-1].isdigit() else _WORD_EDGES
         for match in re.finditer(before + re.escape(words) + after, hidden, re.IGNORECASE):
             mentions.append((match.start(), match.end(), letter))
             hidden = hidden[: match.start()] + "\0" * len(match[0]) + hidden[match.end() :]

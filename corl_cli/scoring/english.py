@@ -72,10 +72,18 @@ _UNITS = word_list(
     seventeen eighteen nineteen
     """
 )
+MAX_WORDS = 12  # of a number
 _TENS = ["twenty", "thirty", "forty", "fifty", "sixty", "seventy", "eighty", "ninety"]
 _SCALES = {"hundred": 100, "thousand": 1000, "million": 1_000_000}
 NUMBERS: dict[str, int] = {word: value for value, word in enumerate(_UNITS)} | {
     word: 10 * value for value, word in enumerate(_TENS, 2)
+}
+
+ORDINALS: dict[str, int] = {
+    word: value
+    for value, word in enumerate(
+        word_list("first second third fourth fifth sixth seventh eighth ninth tenth eleventh twelfth"), 1
+    )
 }
 
 
@@ -114,7 +122,7 @@ def read_number(words: Sequence[str]) -> tuple[int, int]:
         else:
             break
         previous, used = word, index + 1
-        if used > 12:
+        if used == MAX_WORDS:
             break
     return total + group, used
 

@@ -1,7 +1,8 @@
 """Mathematical expressions as trees, read from model text by a grammar of our own: nothing of it is ever evaluated.
 
 A tree is a list whose first item names it: ["number", "1/2"], ["symbol", "x"], ["π"], ["√", a], ["+", a, b],
-["sin", a], ["=", a, b] and so on. What is long, deep or large when its powers are written out is not read.
+["sin", a], ["=", a, b], ["<", a, b] and so on ("a > b" is "b < a"). What is long, deep, or large when its powers are
+written out, is not read.
 """
 
 from __future__ import annotations
@@ -40,8 +41,9 @@ _GREEK = dict(
 )
 _TOKEN = re.compile(
     rf"\s*(?:({NUMBER})|\\?({'|'.join(sorted(FUNCTIONS, key=len, reverse=True))})(?![a-z])|\\([a-z]+)"
-    r"|([a-zα-ω∞](?:_(?:\w|\{\w{1,3}\}))?)|([-+*/^()=√π]))"
+    r"|([a-zα-ω∞](?:_(?:\w|\{\w{1,3}\}))?)|([-+*/^()=<>≤≥√π]))"
 )
+_MIRRORED = {"=": "=", "<": ">", "≤": "≥", ">": "<", "≥": "≤"}
 _RUN = re.compile(r"(?<![a-z\\_{])[a-z]{2,}")
 
 
@@ -50,7 +52,7 @@ class _Unreadable(Exception):
 
 
 def read_expression(text: str) -> Tree | None:
-    """The tree of a cleaned, lower-case text that is an expression or an equation from start to end; else None."""
+    """The tree of a cleaned, lower-case text that is all expression, equation or inequality; else None."""
     if len(text) > MAX_CHARS or not all(_is_product(text, run) for run in _RUN.finditer(text)):
         return None
     try:
@@ -66,9 +68,12 @@ def is_atom(tree: Tree) -> bool:
 
 
 def _is_product(text: str, run: re.Match[str]) -> bool:
-    """Whether a run of letters may stand in mathematics: a function, or symbols after a number ("2xy"); no word."""
+    """Whether a run of letters may stand in mathematics: a function, symbols after a number ("2xy"),
+    or two of them in a formula ("y = mx + b"); no word."""
     after_number = run.start() > 0 and text[run.start() - 1].isdigit()
-    return run[0] in FUNCTIONS or (after_number and len(run[0]) <= 3 and read_unit(run[0]) is None)
+    if run[0] in FUNCTIONS or (after_number and len(run[0]) <= 3 and read_unit(run[0]) is None):
+        return True
+    return len(run[0]) == 2 and any(operator in text for operator in "+*/^=")
 
 
 def _tokens(text: str) -> list[tuple[str, str]]:
@@ -102,9 +107,9 @@ class _Parser:
 
     def parse(self) -> Tree:
         tree = self._sum()
-        if self._next == "=":
-            self._take()
-            tree = ["=", tree, self._sum()]
+        if self._next in _MIRRORED:
+            relation, other = self._take()[0], self._sum()
+            tree = [relation, tree, other] if relation in "=<≤" else [_MIRRORED[relation], other, tree]
         if self._next:
             raise _Unreadable
         return tree

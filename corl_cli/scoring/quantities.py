@@ -47,15 +47,16 @@ _UNITS = {
     "day": "day",
     "week": "week",
     "month": "month",
-    "year": "yr year",
-    "celsius": "°c celsius",
-    "fahrenheit": "°f fahrenheit",
-    "mph": "mph",
-    "km/h": "km/h kmh kph",
-    "m/s": "m/s",
+    "year": "yr year yearsold yearold",
+    "celsius": "°c celsius degreescelsius degreecelsius",
+    "fahrenheit": "°f fahrenheit degreesfahrenheit degreefahrenheit",
+    "mile/hour": "mph",
+    "kilometer/hour": "kmh kph",
+    "unit": "unit",
 }
 _UNIT_OF = {alias: unit for unit, aliases in _UNITS.items() for alias in aliases.split()}
 _SQUARES = re.compile(r"(?:square|sq\.?) (\w+)|(\w+) ?(?:\^2|squared)")
+_RATE = re.compile(r"([a-z ]{1,20}?) ?(?:/| per ) ?([a-z]{1,20})")
 _CUBES = re.compile(r"cubic (\w+)|(\w+) ?(?:\^3|cubed)")
 _MONEY = frozenset(
     word_list(
@@ -67,6 +68,7 @@ _MONEY = frozenset(
 _SETTINGS = {  # words of a question that fix the unit of its answer
     "percent": frozenset(["%", "percent", "percentage"]),
     "degree": frozenset(["°", "degree", "angle"]),
+    "year": frozenset(["old", "age"]),
     **dict.fromkeys(("dollar", "euro", "pound sterling", "yen"), _MONEY),
 }
 
@@ -129,12 +131,19 @@ def same_quantity(gold: Quantity, answer: Quantity, question: str) -> bool:
 
 
 def read_unit(name: str) -> str | None:
-    """The unit that a word or symbol names; None when it names none."""
+    """The unit that a word or symbol names, as square, cube or rate too; None when it names none."""
     name = name.strip().rstrip(".")
     for pattern, power in ((_SQUARES, "^2"), (_CUBES, "^3")):
         if match := pattern.fullmatch(name):
-            base = read_unit(match[1] or match[2])
+            base = _base_unit(match[1] or match[2])
             return base and base + power
+    if match := _RATE.fullmatch(name):
+        over, under = _base_unit(match[1]), _base_unit(match[2])
+        return f"{over}/{under}" if over and under else None
+    return _base_unit(name)
+
+
+def _base_unit(name: str) -> str | None:
     return _UNIT_OF.get(name) or _UNIT_OF.get(singular(name)) or _UNIT_OF.get(name.replace(" ", ""))
 
 
@@ -276,6 +285,8 @@ def _checked(value: Value) -> Value:
 
 
 def _fixes(question: str, unit: str) -> bool:
+    if unit.startswith("unit"):
+        return True  # "6 units" says no more than 6
     asked = re.findall(r"[a-z]+(?:/[a-z]+)?|[°%$€£¥]", question.lower())
     setting = _SETTINGS.get(unit, frozenset())
     return any(word in setting or singular(word) in setting or _names(word, unit) for word in asked)
@@ -286,8 +297,13 @@ def _names(word: str, unit: str) -> bool:
     return word != "in" and read_unit(word) == unit.removesuffix("^2").removesuffix("^3")
 
 
+_SCALES = {"thousand": 3, "million": 6, "billion": 9}
+_SCALED = re.compile(rf"(?<=\d) ?({'|'.join(_SCALES)})\b")
+
+
 def _spell_out(text: str) -> str:
     """Number words to digits at the start of a text: "minus twenty-one cm" to "-21 cm"."""
+    text = _SCALED.sub(lambda match: f"*10^{_SCALES[match[1]]}", text)
     words = text.replace("-", " - ").split()
     negative = bool(words) and words[0] in ("minus", "negative")
     words = words[negative:]

@@ -6,7 +6,9 @@ import re
 import unicodedata
 from difflib import SequenceMatcher
 
-from corl_cli.scoring.english import read_number, singular, word_list
+from corl_cli.scoring.dates import read_date, read_time
+from corl_cli.scoring.english import MAX_WORDS, ORDINALS, read_number, singular, word_list
+from corl_cli.scoring.notation import EDGES, clean, plain, strip
 from corl_cli.scoring.quantities import (
     NUMBER,
     read_quantity,
@@ -18,36 +20,12 @@ from corl_cli.scoring.quantities import (
 )
 from corl_cli.scoring.symbolic import same_expression
 
-_SUPERSCRIPTS = str.maketrans("⁰¹²³⁴⁵⁶⁷⁸⁹⁻", "0123456789-")
-_MARKS = str.maketrans(
-    {**dict.fromkeys("−–—‐‑‒", "-"), **dict.fromkeys("’‘`´", "'"), **dict.fromkeys("“”", '"'), "⁄": "/"}
-)
-_LATEX = (
-    (re.compile(r"\\(?:left|right|displaystyle|big|Big)(?![a-zA-Z])|\\[,;:! ]|\\[()\[\]]"), " "),
-    (re.compile(r"\\[dt]?frac\s*(\d)\s*(\d)"), r"(\1)/(\2)"),
-    (re.compile(r"\^\s*\{?\s*\\?(?:circ|degree)(?![a-zA-Z])\s*\}?|\\(?:degree|circ)(?![a-zA-Z])|º"), "°"),
-    (re.compile(r"\\pi(?![a-zA-Z])|(?<![a-zA-Z])pi(?![a-zA-Z])"), "π"),
-    (re.compile(r"(?<![a-zA-Z])sqrt\s*(?=\()|\\sqrt\s*(?=[\da-z])"), "√"),
-    (re.compile(r"(?<=\d)[eE]\+?(?=-?\d{1,3}\b)"), "*10^"),
-    (re.compile(r"\\(?:times|cdot)(?![a-zA-Z])|[×·⋅]"), "*"),
-    (re.compile(r"\\div(?![a-zA-Z])|÷"), "/"),
-    (re.compile(r"\\([%$#&_])"), r"\1"),
-)
-_GROUPS = (
-    (re.compile(r"\\(?:text|textbf|textit|mathrm|mathbf|mathit|operatorname|boxed)\s*\{([^{}]*)\}"), r" \1 "),
-    (re.compile(r"\\[dt]?frac\s*\{([^{}]*)\}\s*\{([^{}]*)\}"), r"((\1)/(\2))"),
-    (re.compile(r"\\sqrt\s*\{([^{}]*)\}"), r"√(\1)"),
-    (re.compile(r"\\sqrt\s*\[\s*(\d)\s*\]\s*\{([^{}]*)\}"), r"((\2)^(1/\1))"),
-    (re.compile(r"\^\s*\{([^{}]*)\}"), r"^(\1)"),
-)
-_MATH = re.compile(r"\$\$?([^$]{1,200})\$\$?(?!\d)")
-_NESTING = 8  # groups inside groups that are read
-_EDGES = " \t\n.,;:!?\"'*_`~"
-_BEFORE = re.compile(r"^(?:[\s,;:!?\"'*_`~]|\.(?!\d))+")
-
 _LEAD = re.compile(
-    r"^(?:(?:so |thus |therefore )?,?(?:the )?(?:final |correct )?answer(?: is|:|=) ?:?|(?:it'?s|it is) |[a-z] ?= ?)+"
+    r"^(?:(?:so |thus |therefore )?,?(?:the )?(?:final |correct )?"
+    r"(?:answer|equation|expression|value|result)(?: is|:|=) ?:?"
+    r"|(?:it|he|she|they|there|this|that)(?:'?s|'re| is| are) |[a-z](?:\([a-z]\))? ?= ?)+"
 )
+_UNKNOWN = re.compile(r"([a-z]) ?= ?")
 _REASON = re.compile(r",?\s(?:because|since)\s")
 _ASIDE = re.compile(rf"{_REASON.pattern}|(?<=\w),?\s(?:rather than|instead of)\s|(?<=\w),\s(?:and\s)?not\s")
 _ARTICLES = frozenset(("a", "an", "the"))
@@ -55,7 +33,7 @@ _FILLERS = frozenset(
     word_list(
         """
     a an the it is it's its this that there are was were be they he she in on at of to i think image picture
-    photo answer final so have has see can
+    photo answer final so have has see can side
     """
     )
 )
@@ -95,39 +73,6 @@ _LONG_WORD = 40  # a longer word is like no other; bounds the work
 _YES_NO = {"yes": "yes", "yeah": "yes", "yep": "yes", "no": "no", "nope": "no"}
 
 
-def clean(text: str) -> str:
-    """Lower case, one kind of dash, quote and space, no invisible characters, LaTeX as plain mathematics."""
-    return normalise(text).casefold()
-
-
-def normalise(text: str) -> str:
-    """`clean` with the case kept."""
-    text = re.sub(r"(?<=[\w)}])([⁰¹²³⁴⁵⁶⁷⁸⁹⁻]+)", lambda match: f"^({match[1].translate(_SUPERSCRIPTS)})", text)
-    text = re.sub(r"(?<=\d)(?=[¼½¾⅐-⅞])", " ", text)
-    text = unicodedata.normalize("NFKC", text).translate(_MARKS)
-    text = "".join(c for c in text if c == "\n" or unicodedata.category(c) not in ("Cf", "Cc"))
-    for pattern, replacement in _LATEX:
-        text = pattern.sub(replacement, text)
-    for _ in range(_NESTING):
-        before = text
-        for pattern, replacement in _GROUPS:
-            text = pattern.sub(replacement, text)
-        if text == before:
-            break
-    text = _MATH.sub(r"\1", text)
-    text = re.sub(r"\^\((-?\d+)\)", r"^\1", text)
-    return re.sub(r"[^\S\n]+", " ", text).strip()
-
-
-def plain(text: str) -> str:
-    """A cleaned text without the punctuation around it; empty when it says nothing."""
-    return _strip(" ".join(clean(text).split()))
-
-
-def _strip(text: str) -> str:
-    return _BEFORE.sub("", text.rstrip(_EDGES))
-
-
 def same_answer(question: str, gold: str, answer: str) -> tuple[bool, str]:
     """Whether an open-ended answer says what `gold` says, and the rule that decided.
 
@@ -140,22 +85,30 @@ def same_answer(question: str, gold: str, answer: str) -> tuple[bool, str]:
         return False, "empty answer"
     if wanted in ("yes", "no") and (polarity := _polarity(_REASON.split(said)[0])):
         return polarity == wanted, "yes or no"
-    said = _strip(_ASIDE.split(said)[0])
+    said = strip(_ASIDE.split(said)[0])
     equations = wanted, said
-    wanted, bare = _bare(wanted), _bare(said)
+    wanted, bare = equations if _of_different_unknowns(*equations) else (_bare(wanted), _bare(said))
     if _compact(wanted) in (_compact(said), _compact(bare)):
         return True, "same words"
     if wanted[0] in "([" and "," in wanted:
         return _same_tuple(wanted, bare), "same tuple"
+    for kind, read in (("date", read_date), ("time", read_time)):
+        if (one := read(wanted)) and (other := read(bare)):
+            return one == other, f"same {kind}"
     quantities = read_quantity(wanted), read_quantity(bare)
     if quantities[0] and quantities[1]:
         return same_quantity(quantities[0], quantities[1], question), "same quantity"
-    parts = _parts(wanted), _parts(bare)
-    if parts[0] and sorted(parts[0]) == sorted(parts[1]):
+    if any(_same_list(*texts) for texts in ((wanted, bare), equations)):
         return True, "same list"
-    if _same_words(question, wanted, said) or _same_words(question, wanted, bare):
+    if any(_same_words(question, *texts) for texts in ((wanted, said), (wanted, bare), (bare, wanted))):
         return True, "same words"
     return _same_mathematics(question, *(equations if all("=" in text for text in equations) else (wanted, bare)))
+
+
+def _of_different_unknowns(wanted: str, said: str) -> bool:
+    """Whether both texts begin with "x =", of two letters."""
+    ours, theirs = _UNKNOWN.match(wanted), _UNKNOWN.match(said)
+    return bool(ours and theirs and ours[1] != theirs[1])
 
 
 def overlap(gold: str, answer: str) -> float:
@@ -165,7 +118,7 @@ def overlap(gold: str, answer: str) -> float:
     one to one, the most similar first, and a pair counts its similarity (difflib's ratio 2 M / T) where that is 0.8 or
     more. Source: the paper's public code, whose pairs depend on the order of a set; here they do not.
     """
-    ours, theirs = ({word.strip(_EDGES) for word in plain(text).split()} - {""} for text in (gold, answer))
+    ours, theirs = ({word.strip(EDGES) for word in plain(text).split()} - {""} for text in (gold, answer))
     shared = len(ours & theirs) + sum(_similar_pairs(sorted(ours - theirs), sorted(theirs - ours)))
     return shared / (len(ours) + len(theirs) - shared) if ours and theirs else 0.0
 
@@ -189,7 +142,7 @@ def _similar_pairs(ours: list[str], theirs: list[str]) -> list[float]:
 
 def _bare(text: str) -> str:
     """Without "the answer is", "it is", "x ="."""
-    return _strip(_LEAD.sub("", text, count=1)) or text
+    return strip(_LEAD.sub("", text, count=1)) or text
 
 
 def _compact(text: str) -> str:
@@ -231,12 +184,21 @@ def _same_part(one: str, other: str) -> bool:
     return one == other or (value is not None and value == read_value(other))
 
 
+def _same_list(wanted: str, said: str) -> bool:
+    """Whether two enumerations have the same items in any order."""
+    parts = _parts(wanted)
+    return bool(parts) and sorted(parts) == sorted(_parts(said))
+
+
 def _parts(text: str) -> list[str]:
-    """The items of an enumeration, each in normal form; empty when the text is none."""
-    if re.search(r"[()\[\]/]| or | not ", text):
+    """The items of an enumeration or a set, each in normal form; empty when the text is none."""
+    if text[0] + text[-1] == "{}":
+        text = text[1:-1].replace(",", ", ")
+    if re.search(r"[()\[\]/]| not ", text):
         return []
-    items = [item for item in re.split(r"\s*(?:,\s+(?:and\s+)?|;\s*|&|\s+and\s+)\s*", text) if item]
-    return [" ".join(_content(_words(item))) for item in items] if len(items) > 1 else []
+    items = [item for item in re.split(r"\s*(?:,\s+(?:(?:and|or)\s+)?|;\s*|&|\s+(?:and|or)\s+)\s*", text) if item]
+    kind = ["or"] if " or " in text else []
+    return [" ".join(_content(_words(item))) for item in items] + kind if len(items) > 1 else []
 
 
 def _same_words(question: str, wanted: str, said: str) -> bool:
@@ -252,6 +214,7 @@ def _same_words(question: str, wanted: str, said: str) -> bool:
     return any(
         answer[start : start + len(gold)] == gold
         and all(_is_filler(word, allowed) for word in answer[:start] + answer[start + len(gold) :])
+        and (start + len(gold) == len(answer) or answer[-1] not in _ARTICLES)  # "Vitamin A" is not vitamin
         for start in spans
     )
 
@@ -267,11 +230,12 @@ def _content(words: list[str]) -> list[str]:
 
 def _words(text: str) -> list[str]:
     """Words in normal form: singular, one spelling, no accents; numbers as #value, their units by name."""
-    chunks = [piece for chunk in text.split() for piece in _pieces(chunk.strip(_EDGES + "()[]{}"))]
+    text = _SIDE.sub(r"\1", text)
+    chunks = [piece for chunk in text.split() for piece in _pieces(chunk.strip(EDGES + "()[]{}"))]
     words: list[str] = []
     position = 0
     while position < len(chunks):
-        value, used = read_number(chunks[position:])
+        value, used = read_number(chunks[position : position + MAX_WORDS])
         if used:
             words.append(f"#{value}")
         else:
@@ -281,6 +245,9 @@ def _words(text: str) -> list[str]:
     return words
 
 
+_SIDE = re.compile(r"\b(left|right)(?:-hand)? side\b")
+_ACRONYM = re.compile(r"(?:[a-z]\.)+[a-z]?")
+_ORDINAL = re.compile(r"(\d+)(?:st|nd|rd|th)")
 _QUANTITY = re.compile(rf"([$€£¥]?)(-?(?:{NUMBER})(?:/\d+)?)([a-z°%$€£¥]*)")
 
 
@@ -290,6 +257,8 @@ def _pieces(chunk: str) -> list[str]:
         currency, number, unit = match.groups()
         if (value := read_value(number)) and (not unit or read_unit(unit)):
             return [f"#{value.coefficient}", *filter(None, (unit, currency))]
+    if _ACRONYM.fullmatch(chunk):
+        return [chunk.replace(".", "")]
     if re.fullmatch(r"[^\W\d]+(?:-[^\W\d]+)+", chunk):
         return chunk.split("-")
     if re.fullmatch(r"[^\W\d][\w']*(?:/[\w']+)+", chunk):
@@ -300,5 +269,7 @@ def _pieces(chunk: str) -> list[str]:
 def _word(word: str, *, after_number: bool) -> str:
     if after_number and (unit := read_unit(word)):
         return unit
+    if ordinal := ORDINALS.get(word) or ((match := _ORDINAL.fullmatch(word)) and match[1]):
+        return f"{ordinal}th"
     bare = "".join(c for c in unicodedata.normalize("NFD", word) if not unicodedata.combining(c)).removesuffix("'s")
     return _SPELLINGS.get(singular(bare), singular(bare)) if bare else word

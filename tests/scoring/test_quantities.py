@@ -43,7 +43,7 @@ def test_leaves_the_rest_unread(text):
         ("6 feet", "foot"),
         ("50 percent", "percent"),
         ("5 cm^2", "centimeter^2"),
-        ("60 km/h", "km/h"),
+        ("60 km/h", "kilometer/hour"),
         ("5", ""),
     ],
 )

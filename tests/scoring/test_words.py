@@ -1,6 +1,7 @@
 import pytest
 
-from corl_cli.scoring.words import plain, same_answer
+from corl_cli.scoring.notation import plain
+from corl_cli.scoring.words import same_answer
 
 APPLES = "How many apples are on the table?"
 SOFA = "What animal is on the sofa?"
