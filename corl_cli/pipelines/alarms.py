@@ -238,14 +238,12 @@ def odd_shares(task: Task) -> Callable[[Record], Iterable[Alarm]]:
             highest = mean + SIGNIFICANT * stderr
             varies = sum(equal) / len(equal) < 0.5  # a reward that is nearly always full has nothing left to say
             if highest < 0 or (highest < SMALL_SHARE and varies):
-                kind, effect = (
-                    ("negative", "advantages go against it") if highest < 0 else ("vanishing", "it decides nothing")
-                )
+                kind = "negative" if highest < 0 else "vanishing"
                 yield Alarm(
                     name=f"a reward with a {kind} share",
                     severity="warning",
                     task=task,
-                    seen=f"`{spec.name}` has {mean:.2%} ± {stderr:.2%} of the advantage's variance: {effect}.",
+                    seen=f"`{spec.name}` has {mean:.2%} ± {stderr:.2%} of the advantage's variance.",
                     remedy=(
                         "Try another weight on the recorded rollouts: "
                         f"corl reward replay RUN --set rewards.{task}.{spec.name}.weight=…"
