@@ -51,8 +51,8 @@ class PolicyCaptioner:
 class Blip:
     """BLIP's greedy captions, from any `BlipForConditionalGeneration` checkpoint (arXiv 2201.12086).
 
-    Always float32: in bfloat16 an image's near-ties fall differently with the size of its batch, and its caption with
-    them. An image that stands in several places (the same object) is captioned once.
+    Always float32: rounding depends on the size of the batch, and bfloat16's is coarse enough to turn near-ties, and
+    with them captions. An image that stands in several places (the same object) is captioned once.
     """
 
     def __init__(self, checkpoint: str, max_new_tokens: int) -> None:
