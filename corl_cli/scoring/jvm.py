@@ -37,12 +37,16 @@ def requirement() -> Requirement:
         return Requirement(name="Java", state="missing", detail=looked, remedy=INSTALL)
     try:
         found = subprocess.run(
-            [program, "-version"], capture_output=True, text=True, timeout=60, stdin=subprocess.DEVNULL, check=True
+            [program, "-version"], capture_output=True, text=True, timeout=60, stdin=subprocess.DEVNULL, check=False
         )
+        said = found.stderr.strip()
     except (OSError, subprocess.SubprocessError) as error:
-        return Requirement(name="Java", state="broken", detail=f"{program} does not run: {error}", remedy=INSTALL)
-    version = re.search(r'version "([^"]+)"', found.stderr)
-    return Requirement(name="Java", state="ok", detail=f"{program}, version {version[1] if version else 'unknown'}")
+        said = str(error)
+    version = re.search(r'version "([^"]+)"', said)
+    if version is None:
+        why = said.splitlines()[0] if said else "it says no version"
+        return Requirement(name="Java", state="broken", detail=f"{program} does not run: {why}", remedy=INSTALL)
+    return Requirement(name="Java", state="ok", detail=f"{program}, version {version[1]}")
 
 
 class Service:

@@ -62,10 +62,13 @@ class Spice:
         for need in self.requirements():
             if not need.met:
                 raise CorlError(f"SPICE needs {need.name}, which is {need.state}: {need.detail}.", need.remedy)
-        self.server = SpiceServer(corenlp.find() or corenlp.fetch())
+        jars = corenlp.find() or corenlp.fetch()
+        self.server = SpiceServer(jars)
         (trial,) = self.server.parse(["a cat"])
         if isinstance(trial, str):
-            raise CorlError(f"SPICE's parser cannot be used: {trial}", f"Get it anew: {corenlp.by_hand()}")
+            raise CorlError(
+                f"SPICE's parser cannot be used: {trial}", f"Get it anew: {corenlp.by_hand(jars[0].parent)}"
+            )
 
     def __call__(self, prompts: Sequence[str], captions: Sequence[str]) -> Measured:
         """See measure.Consistency; an empty prompt, one without tuples and a text that defies the parser fail."""
