@@ -125,12 +125,7 @@ class Panel:
     def _outcomes(self, rows: Sequence[Row]) -> list[Scored | Failure]:
         if not rows:
             return []
-        try:
-            results = [rubric(self.samples(rows, task), self.policy) for task, rubric in self.rubrics.items()]
-        except CorlError:
-            if len(rows) == 1:
-                raise
-            return [outcome for row in rows for outcome in self._outcomes([row])]  # all failed: each has its own reason
+        results = [rubric(self.samples(rows, task), self.policy) for task, rubric in self.rubrics.items()]
         return [_outcome(row, number, results, list(self.rewards)) for number, row in enumerate(rows)]
 
 
