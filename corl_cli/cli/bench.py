@@ -4,7 +4,7 @@ from typing import Annotated
 
 import typer
 
-from corl_cli.cli.common import Json, console, table
+from corl_cli.cli.common import Json, console, progress, table
 
 app = typer.Typer(help="Measure speed on this machine.", no_args_is_help=True, rich_markup_mode=None)
 
@@ -33,5 +33,43 @@ def rollout(
         console().print(
             f"Tokens per second, {prompts} prompts x {group_size} samples; images with guidance (CFG 5) and without. "
             "Turning tokens into pictures is left out on both sides.",
+            soft_wrap=True,
+        )
+
+
+@app.command(epilog="Example: corl bench rewards --reward lpips-vgg --reward lpips-vgg-unshared --image-size 256")
+def rewards(
+    reward: Annotated[
+        list[str], typer.Option("--reward", metavar="NAME", help="A reward or a measure of cycle; may be repeated.")
+    ] = [],  # noqa: B006 (typer copies it)
+    model: Annotated[str, typer.Option("--model", help="'world', a folder, a run or a hub id.")] = "world",
+    prompts: Annotated[int, typer.Option("--prompts", min=1, help="Distinct prompts in the batch.")] = 4,
+    group_size: Annotated[int, typer.Option("--group-size", min=1, help="Samples per prompt.")] = 8,
+    repeats: Annotated[int, typer.Option("--repeats", min=1, help="Timed runs; the median counts.")] = 3,
+    image_size: Annotated[
+        int | None, typer.Option("--image-size", min=1, help="Random images of this side, in place of the world's.")
+    ] = None,
+    as_json: Json = False,
+) -> None:
+    """What every reward costs for one batch of samples, and every measure that cycle can be made of.
+
+    LPIPS is run with the real image of a group read once (lpips-vgg) and read for each drawing (lpips-vgg-unshared);
+    SPICE with a JVM that stays and with one for each call. What has no weights here runs on random ones.
+    """
+    from dataclasses import asdict
+
+    from corl_cli.pipelines.bench_rewards import Batch, bench_rewards, parts
+
+    names = parts(reward)
+    costs = []
+    with Batch(prompts, group_size, image_size, model) as batch, progress("Rewards", len(names)) as shown:
+        for cost in bench_rewards(names, batch, repeats):
+            costs.append(asdict(cost))
+            shown.advance(note=cost.part or cost.reward)
+    table(costs, as_json=as_json)
+    if not as_json:
+        console().print(
+            f"One batch of {prompts} prompts x {group_size} samples on {batch.device.type}. memory_mib: the peak above "
+            "what was held before, weights and started programs included, the policy not.",
             soft_wrap=True,
         )

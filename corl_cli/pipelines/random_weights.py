@@ -1,0 +1,84 @@
+"""Checkpoints of the real classes with random weights, where only the cost of a model is asked for."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import torch
+
+MARKS = ("[PAD]", "[UNK]", "[CLS]", "[SEP]")
+IDS = {"pad_token_id": 0, "bos_token_id": 2, "sep_token_id": 3, "eos_token_id": 3}
+SMALL = {"hidden_size": 64, "intermediate_size": 128, "num_hidden_layers": 2, "num_attention_heads": 4}
+LARGE = {"hidden_size": 1024, "intermediate_size": 4096, "num_hidden_layers": 24, "num_attention_heads": 16}
+
+
+def vgg(folder: Path) -> Path:
+    """The file of a vgg16 of full size, as torchvision's are."""
+    from corl_cli.scoring.lpips import vgg16
+
+    torch.save({f"features.{name}": value for name, value in vgg16().state_dict().items()}, folder / "vgg16.pth")
+    return folder / "vgg16.pth"
+
+
+def blip(folder: Path, *, full_size: bool) -> Path:
+    """BLIP of base size (as Salesforce/blip-image-captioning-base), or a small one that reads images of 64 pixels."""
+    from transformers import BlipConfig, BlipForConditionalGeneration, BlipImageProcessorPil
+
+    side = 384 if full_size else 64
+    text = {"vocab_size": 30524, "num_attention_heads": 12} if full_size else {"vocab_size": 256, **SMALL}
+    vision = {} if full_size else SMALL  # the defaults are the base size
+    config = BlipConfig(
+        text_config={**text, **IDS, "encoder_hidden_size": vision.get("hidden_size", 768)},
+        vision_config={**vision, "image_size": side, "initializer_range": 0.02},  # the default 1e-10 is blind
+    )
+    images = BlipImageProcessorPil(size={"height": side, "width": side})
+    return _saved(folder / "blip", BlipForConditionalGeneration(config), images)
+
+
+def clip(folder: Path, *, full_size: bool) -> Path:
+    """CLIP of the size of openai/clip-vit-large-patch14, or a small one that reads images of 64 pixels."""
+    from transformers import CLIPConfig, CLIPImageProcessorPil, CLIPModel
+
+    side = 224 if full_size else 64
+    text = {"hidden_size": 768, "intermediate_size": 3072, "num_attention_heads": 12, "num_hidden_layers": 12}
+    ids = {name: IDS[name] for name in ("pad_token_id", "bos_token_id", "eos_token_id")}
+    config = CLIPConfig(
+        text_config={**(text if full_size else SMALL), **ids, "vocab_size": 49408 if full_size else 256},
+        vision_config={**(LARGE if full_size else SMALL), "image_size": side, "patch_size": 14 if full_size else 16},
+        projection_dim=768 if full_size else 64,
+    )
+    images = CLIPImageProcessorPil(size={"shortest_edge": side}, crop_size={"height": side, "width": side})
+    return _saved(folder / "clip", CLIPModel(config), images)
+
+
+def text_encoder(folder: Path, *, full_size: bool) -> Path:
+    """A BERT of the size of FacebookAI/roberta-large, or a small one."""
+    from transformers import BertConfig, BertModel
+
+    config = BertConfig(**(LARGE if full_size else SMALL), vocab_size=50265 if full_size else 256)
+    return _saved(folder / "text_encoder", BertModel(config))
+
+
+def _saved(folder: Path, *parts: Any) -> Path:
+    from transformers.utils import logging
+
+    logging.disable_progress_bar()
+    for part in (*parts, _tokenizer()):
+        part.save_pretrained(folder)
+    return folder
+
+
+def _tokenizer() -> Any:
+    """A token for each word, all of them unknown: that costs what a known one does."""
+    from tokenizers import Tokenizer, models, pre_tokenizers, processors
+    from transformers import PreTrainedTokenizerFast
+
+    tokenizer = Tokenizer(models.WordLevel({mark: index for index, mark in enumerate(MARKS)}, "[UNK]"))
+    tokenizer.pre_tokenizer = pre_tokenizers.WhitespaceSplit()
+    tokenizer.post_processor = processors.TemplateProcessing(
+        "[CLS] $A [SEP]", special_tokens=[("[CLS]", IDS["bos_token_id"]), ("[SEP]", IDS["eos_token_id"])]
+    )
+    return PreTrainedTokenizerFast(
+        tokenizer_object=tokenizer, pad_token="[PAD]", unk_token="[UNK]", cls_token="[CLS]", sep_token="[SEP]"
+    )
