@@ -58,7 +58,9 @@ def figure(fig: Figure) -> Markup:
 
     buffer = io.StringIO()
     with rc_context({"svg.fonttype": "none", "svg.hashsalt": "corl"}):  # words stay words; equal figures, equal text
-        fig.savefig(buffer, format="svg", transparent=True, metadata={"Date": None})
+        fig.savefig(
+            buffer, format="svg", transparent=True, metadata=dict.fromkeys(("Date", "Creator", "Format", "Type"))
+        )
     text = buffer.getvalue()
     return Markup(text[text.index("<svg") :])  # without the XML prologue, which HTML has no place for
 
