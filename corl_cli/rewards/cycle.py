@@ -87,7 +87,7 @@ class Cycle(Reward):
             values=self.options.perceptual_weight * looks.values + self.options.text_weight * says.values,
             parts={self.options.perceptual: looks.values, self.options.text: says.values},
             notes=[
-                looks.details[row].get(FAILED) or f"'{caption}': {note(says.details[row])}"
+                _reasons(looks.details[row], says.details[row]) or f"'{caption}': {note(says.details[row])}"
                 for row, caption in enumerate(captions)
             ],
         )
@@ -103,7 +103,8 @@ class Cycle(Reward):
                     f"caption by {self.options.captioner}": captions[row],
                     **looks.details[row],
                     **says.details[row],
-                },
+                }
+                | ({FAILED: why} if (why := _reasons(looks.details[row], says.details[row])) else {}),
                 pictures=self._pictures(samples, row),
             )
             for row in range(len(samples))
@@ -193,3 +194,8 @@ class Cycle(Reward):
         from corl_cli.scoring.captioner import Blip
 
         return Blip(self.options.captioner, self.options.max_new_tokens)
+
+
+def _reasons(*halves: dict[str, str]) -> str:
+    """Why the halves that failed did; nothing when none did."""
+    return "; ".join(details[FAILED] for details in halves if FAILED in details)

@@ -64,5 +64,5 @@ def failed(reason: str) -> dict[str, str]:
 
 
 def note(details: dict[str, str]) -> str:
-    """Details in one line."""
-    return "; ".join(f"{label} {text}" for label, text in details.items())
+    """Details in one line; of a value that failed, the reason alone."""
+    return details.get(FAILED) or "; ".join(f"{label} {text}" for label, text in details.items())

@@ -219,7 +219,9 @@ class TestBadInput:
             ("sampling.group_size=1", 2, "sampling.group_size"),
             ("model.checkpoint=nowhere/at-all", 1, "No Janus checkpoint could be read from nowhere/at-all"),
             ("data.path=nowhere.parquet", 1, "No triplets could be read from nowhere.parquet"),
-            ("rewards.t2i.cycle.text=spice", 2, "rewards.t2i.cycle.text"),
+            ("rewards.t2i.cycle.text=spise", 2, "rewards.t2i.cycle.text"),
+            ("rewards.t2i.cycle.perceptual=lpips-vgg", 1, "world-unified cannot run here"),
+            ("rewards.t2i.cycle.captioner=nowhere/at-all", 1, "nowhere/at-all"),
             ("rewards.t2i.cycle.name=cycl", 2, "Did you mean cycle?"),
             ("train.batch_size=99999", 2, "fewer than one batch"),
             ("sampling.mm2t.max_new_tokens=4000", 1, "exceed the model's context"),
@@ -244,5 +246,5 @@ class TestBadInput:
         done = corl(*unified("run", 6, "--recipe", recipe), cwd=tmp_path)
         assert done.returncode == 1
         assert "Reward 'mine:Late' gave nan for sample 0" in done.stderr
-        assert "missing=mask" in done.stderr
+        assert "on_error=mask" in done.stderr
         assert [p.name for p in (tmp_path / "run" / "checkpoints").iterdir()] == ["step-000002"]
