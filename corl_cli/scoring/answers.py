@@ -121,8 +121,8 @@ def judge(question: str, gold: str, completion: str, answer_type: AnswerType) ->
 
 def infer_type(question: str, gold: str) -> AnswerType:
     """`mc` when the question shows lettered options and `gold` is one of them, by letter or by text; else `oe`."""
-    options = choices.read_options(question[-MAX_QUESTION:])
-    return "mc" if options and choices.choose(_unwrapped(gold)[:MAX_CHARS], options) else "oe"
+    gold, options = _unwrapped(gold), choices.read_options(question[-MAX_QUESTION:])
+    return "mc" if options and not _fault(gold) and choices.choose(gold, options) else "oe"
 
 
 def _fault(answer: str) -> str | None:

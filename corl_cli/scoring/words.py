@@ -85,7 +85,7 @@ def same_answer(question: str, gold: str, answer: str) -> tuple[bool, str]:
         return False, "empty answer"
     if wanted in ("yes", "no") and (polarity := _polarity(_REASON.split(said)[0])):
         return polarity == wanted, "yes or no"
-    said = strip(_ASIDE.split(said)[0])
+    said = strip(_ASIDE.split(said)[0]) or said
     equations = wanted, said
     wanted, bare = equations if _of_different_unknowns(*equations) else (_bare(wanted), _bare(said))
     if _compact(wanted) in (_compact(said), _compact(bare)):
@@ -152,7 +152,7 @@ def _compact(text: str) -> str:
 
 def _polarity(answer: str) -> str | None:
     """What an answer that begins with yes or no says; "both" when it takes that back."""
-    first, *rest = re.findall(r"[\w']+|/", answer)
+    first, *rest = re.findall(r"[\w']+|/", answer) or [""]
     said = _YES_NO.get(first)
     if said is None:
         return None

@@ -1,14 +1,17 @@
 """accuracy.json: 128 cases on which competent people agree, collected by the project; null is a policy choice."""
 
 import json
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from corl_cli.scoring.answers import MAX_CHARS, extract, follows_format, judge
+from corl_cli.scoring.answers import MAX_CHARS, extract, follows_format, format_fault, infer_type, judge
 
+AGREED = json.loads((Path(__file__).parent / "agreed_answers.json").read_text(encoding="utf-8"))
 CASES = json.loads((Path(__file__).parent / "accuracy.json").read_text(encoding="utf-8"))["cases"]
 SOFA = "What animal is on the sofa?\nA. cat\nB. dog\nC. rabbit\nD. bird"
 INSTRUCTION = (
@@ -28,6 +31,27 @@ def test_agrees_with_people(case):
         assert judgement.correct == bool(case["expected_accuracy"]), judgement
     if case["expected_format"] is not None:
         assert follows_format(case["completion"]) == bool(case["expected_format"])
+
+
+def agreed(answer_type):
+    """Answers as models write them, and whether competent people would call them right."""
+    return [
+        pytest.param(question, row["gold"], answer, verdict == "right", id=f"{row['gold']}-{answer}")
+        for question, rows in AGREED[answer_type].items()
+        for row in rows
+        for verdict in ("right", "wrong")
+        for answer in row[verdict]
+    ]
+
+
+@pytest.mark.parametrize(("question", "gold", "answer", "correct"), agreed("mc"))
+def test_multiple_choice_as_people_judge_it(question, gold, answer, correct):
+    assert right(question, gold, answer, "mc") == correct
+
+
+@pytest.mark.parametrize(("question", "gold", "answer", "correct"), agreed("oe"))
+def test_open_ended_as_people_judge_it(question, gold, answer, correct):
+    assert right(question, gold, answer, "oe") == correct
 
 
 @pytest.mark.parametrize(
@@ -120,9 +144,116 @@ def test_letters_are_right_when_equal(gold, answer):
     assert right(SOFA, gold, answer, "mc") == (gold == answer)
 
 
-@given(st.text(max_size=2 * MAX_CHARS), st.sampled_from(["mc", "oe"]))
-def test_any_completion_is_judged(completion, answer_type):
-    assert judge(SOFA, "B", completion, answer_type).correct in (True, False)
+@pytest.mark.parametrize(
+    ("completion", "fault"),
+    [
+        ("<think>a</think><answer>b</answer>", None),
+        ("\n<think></think>\n\n<answer></answer>\n", None),
+        ("b", "no tags"),
+        ("", "no tags"),
+        ("<Think>a</Think><answer>b</answer>", "tags not in lower case"),
+        ("<answer>b</answer>", "no think block"),
+        ("<think>a</think>", "no answer block"),
+        ("<think>a</think><answer>b</answer><answer>b</answer>", "2 answer blocks"),
+        ("<think>a<think>b</think></think><answer>b</answer>", "2 think blocks"),
+        ("<think>a</think><answer>b", "answer block not closed"),
+        ("a</think><answer>b</answer>", "think block not opened"),
+        ("<answer>b</answer><think>a</think>", "tags out of order"),
+        ("<think>a<answer>b</think></answer>", "tags out of order"),
+        ("Sure! <think>a</think><answer>b</answer>", "text outside the blocks"),
+        ("<think>a</think>so<answer>b</answer>", "text outside the blocks"),
+        ("<think>a</think><answer>b</answer>.", "text outside the blocks"),
+    ],
+)
+def test_says_how_the_format_is_broken(completion, fault):
+    assert format_fault(completion) == fault
+    assert follows_format(completion) == (fault is None)
+
+
+@pytest.mark.parametrize(
+    ("question", "gold", "answer_type"),
+    [
+        (SOFA, "B", "mc"),
+        (SOFA, "<answer>(b)</answer>", "mc"),
+        (SOFA, "dog", "mc"),
+        (SOFA, "horse", "oe"),
+        (SOFA, "E", "oe"),
+        (SOFA, "", "oe"),
+        ("what colour is it? red A green B", "A", "mc"),
+        ("Which letter is on the sign?", "B", "oe"),
+        ("What animal is on the sofa?", "dog", "oe"),
+    ],
+)
+def test_a_question_with_options_and_one_of_them_as_gold_is_multiple_choice(question, gold, answer_type):
+    assert infer_type(question, gold) == answer_type
+
+
+@pytest.mark.parametrize(
+    ("completion", "rule", "extracted"),
+    [
+        ("", "no final answer", None),
+        ("<think>B</think>", "no final answer", None),
+        ("<answer> </answer>", "the answer is empty", ""),
+        ("<answer>...</answer>", "the answer is empty", "..."),
+        ("x" * (MAX_CHARS + 1), "the answer is too long", "x" * 80),
+        ("\ufdfa" * MAX_CHARS, "the answer is too long", "\ufdfa" * 80),
+        ("the answer is (b)", "option B", "the answer is (b)"),
+        ("A or B", "not one option", "A or B"),
+    ],
+)
+def test_the_rule_that_decided_and_the_answer_are_told(completion, rule, extracted):
+    judgement = judge(SOFA, "B", completion, "mc")
+    assert (judgement.rule, judgement.extracted) == (rule, extracted)
+    assert judgement.correct == (rule == "option B")
+
+
+@pytest.mark.parametrize("gold", ["", "  ", "<answer></answer>", "?!", "x" * (MAX_CHARS + 1)])
+def test_without_a_gold_answer_there_is_no_verdict(gold):
+    judgement = judge(SOFA, gold, "B", "oe")
+    assert judgement.correct is None
+    assert "gold answer" in judgement.rule
+
+
+PIECES = st.sampled_from(
+    [
+        *"xyzeAB0123456789+-*/^=<()[]{},.:;'π√°%$²½∠",
+        *(" ", "\n", "<think>", "</think>", "<answer>", "</answer>", "\\frac{", "\\sqrt ", "\\sin ", "\\text{", "\\{"),
+        *(
+            "yes",
+            "no ",
+            "not ",
+            "or",
+            "and",
+            "the ",
+            "dog",
+            "cm",
+            "three",
+            "million",
+            "may",
+            "pm",
+            "٣",
+            "\u0301",
+            "ﷺ",
+            "İ",
+        ),
+    ]
+)
+TEXTS = st.one_of(st.text(max_size=60), st.lists(PIECES, max_size=16).map("".join))
+
+
+@given(TEXTS, TEXTS, TEXTS, st.sampled_from(["mc", "oe"]))
+def test_anything_is_judged_and_judged_alike_again(question, gold, completion, answer_type):
+    judgement = judge(question, gold, completion, answer_type)
+    assert judgement.correct in (True, False, None)
+    assert 0 <= judgement.overlap <= 1
+    assert judgement == judge(question, gold, completion, answer_type)
+    assert infer_type(question, gold) in ("mc", "oe")
+    assert follows_format(completion) == (format_fault(completion) is None)
+
+
+def test_hostile_texts_come_to_an_end():
+    """Nothing is quadratic in a long text, or evaluated: otherwise this takes hours, not seconds."""
+    subprocess.run([sys.executable, Path(__file__).with_name("hostile_answers.py")], check=True, timeout=300)
 
 
 @given(st.text(alphabet=st.characters(exclude_characters="<>"), max_size=40), st.text(alphabet="ab \n", max_size=20))

@@ -1,7 +1,9 @@
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from corl_cli.scoring.notation import plain
-from corl_cli.scoring.words import same_answer
+from corl_cli.scoring.words import overlap, same_answer
 
 APPLES = "How many apples are on the table?"
 SOFA = "What animal is on the sofa?"
@@ -74,3 +76,30 @@ def test_different(question, gold, answer):
 def test_nothing_is_left_of_punctuation():
     assert plain(" ...!\u200b ") == ""
     assert plain("C++.") == "c++"
+
+
+@pytest.mark.parametrize(
+    ("gold", "answer", "index"),
+    [
+        ("b", "A or B", 1 / 3),
+        ("red", "not red", 1 / 2),
+        ("red car", "A red car.", 2 / 3),
+        ("blue, red", "red, blue", 1),
+        ("red red", "red", 1),
+        ("horse", "house", 0.8 / (2 - 0.8)),  # difflib: 2 * 4 / 10
+        ("a horse", "the house", 0.8 / (4 - 0.8)),
+        ("colours", "colour colors", (12 / 13) / (3 - 12 / 13)),  # one to one: colors (12/13) has no partner left
+        ("man", "woman", 0),  # 2 * 3 / 8 is below 0.8
+        ("cat", "dog", 0),
+        ("cat", "...", 0),
+    ],
+)
+def test_soft_jaccard_by_hand(gold, answer, index):
+    assert overlap(gold, answer) == pytest.approx(index)
+    assert overlap(answer, gold) == pytest.approx(index)
+
+
+@given(st.text(max_size=80), st.text(max_size=80))
+def test_soft_jaccard_is_bounded_and_one_for_equal_words(one, other):
+    assert 0 <= overlap(one, other) <= 1
+    assert overlap(one, one) in (0, 1)
