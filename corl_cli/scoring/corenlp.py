@@ -66,7 +66,7 @@ def by_hand(folder: Path | None = None) -> str:
     """What to type to put both jars into a folder, by default corl's own."""
     folder = folder or cache()
     archive = folder / "corenlp.zip"
-    return f"curl -L --create-dirs -o {archive} {URL} && unzip -oj {archive} '*/{JARS[0]}' '*/{JARS[1]}' -d {folder}"
+    return f"curl -fL --create-dirs -o {archive} {URL} && unzip -oj {archive} '*/{JARS[0]}' '*/{JARS[1]}' -d {folder}"
 
 
 def fetch(folder: Path | None = None, url: str = URL) -> list[Path]:

@@ -30,7 +30,7 @@ class Agreement(NamedTuple):
     """How the tuples of a caption agree with those of a reference; precision, recall and F may exceed 1.
 
     `matched` and `missing` are tuples of the reference, `extra` of the caption, as they were compared: synonyms of
-    one caption merged as "photo/picture", relations as (subject, relation, object).
+    one caption merged as "photo/picture".
     """
 
     f: float
@@ -100,7 +100,8 @@ class Spice:
 class SpiceServer:
     """The original classes behind a Service: texts to tuples, pairs of tuples to scores.
 
-    `jars` are CoreNLP's. Only `parse` loads its models.
+    A tuple is (object), (object, attribute) or (subject, object, relation), as in scene_graph. `jars` are CoreNLP's;
+    only `parse` loads its models.
     """
 
     def __init__(self, jars: Sequence[Path], seconds: float = SECONDS) -> None:
@@ -112,7 +113,7 @@ class SpiceServer:
         return [parsed["error"] if isinstance(parsed, dict) else list(map(tuple, parsed)) for parsed in answer]
 
     def score(self, pairs: Sequence[tuple[Sequence[SceneTuple], Sequence[SceneTuple]]]) -> list[Agreement]:
-        """How candidate and reference agree, for (candidate, reference) pairs of tuples as `parse` gives them."""
+        """How each candidate agrees with its reference, for (candidate, reference) pairs; CorlError as Service.ask."""
         return [
             Agreement(
                 score["f"],
@@ -185,4 +186,4 @@ def _details(agreement: Agreement) -> dict[str, str]:
 
 
 def _phrase(words: SceneTuple) -> str:
-    return " ".join(words if len(words) == 3 else reversed(words))
+    return " ".join(reversed(words) if len(words) < 3 else (words[0], words[2], words[1]))

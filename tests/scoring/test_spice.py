@@ -96,9 +96,11 @@ def test_a_score_shows_its_tuples(server):
     said, wanted = [["cat"], ["cat", "black"], ["cat", "mat", "on"]], [["cat", "rug", "on"], ["cat", "black"]]
     (agreement,) = server.score([(said, wanted)])
     assert agreement.matched == [("cat",), ("cat", "black")]
-    assert agreement.missing == [("cat", "on", "rug"), ("rug",)]
-    assert agreement.extra == [("cat", "on", "mat"), ("mat",)]
+    assert agreement.missing == [("cat", "rug", "on"), ("rug",)]
+    assert agreement.extra == [("cat", "mat", "on"), ("mat",)]
     assert agreement.f == pytest.approx(0.5)
+    with pytest.raises(CorlError, match=r"no tuple .*far"):
+        server.score([([["cat", "mat", "on", "far"]], wanted)])
 
 
 @needs_jar
@@ -130,9 +132,11 @@ def test_a_text_is_parsed_once_and_the_oldest_are_forgotten(loaded, log, monkeyp
 @needs_jar
 @needs_javac
 def test_pairs_without_a_score_say_why(loaded):
-    found = loaded(["cat", " ", "...", "refuse", "cat", "cat"], ["", "cat", "cat", "cat", "refuse", "cat"])
+    prompts = ["red-cat cat-on-mat", " ", "...", "refuse", "cat", "cat"]
+    found = loaded(prompts, ["", "cat", "cat", "cat", "refuse", "cat"])
     assert found.values[0] == 0  # nothing said: nothing matched
-    assert found.details[0] == {"matched": "nothing", "missing": "cat", "extra": "nothing"}
+    missing = "cat, cat on mat, red cat, mat"
+    assert found.details[0] == {"matched": "nothing", "missing": missing, "extra": "nothing"}
     assert torch.isnan(found.values[1:5]).all()
     assert [details["failed"] for details in found.details[1:5]] == [
         "the prompt is empty",
@@ -155,7 +159,7 @@ def test_f_above_one_is_clipped_and_said(loaded):
 @needs_javac
 def test_a_jvm_that_dies_is_started_again(log, home):
     server = SpiceServer([home / jar for jar in corenlp.JARS])
-    assert server.parse(["red-cat"]) == [[("cat",), ("cat", "red")]]
+    assert server.parse(["red-cat cat-on-mat"]) == [[("cat", "red"), ("cat", "mat", "on")]]
     os.kill(server.service.pid, signal.SIGKILL)
     assert server.parse(["cat"]) == [[("cat",)]]
     assert server.parse(["cat", "die once"]) == [[("cat",)], [("die",), ("once",)]]

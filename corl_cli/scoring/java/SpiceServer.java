@@ -32,8 +32,8 @@ import org.json.simple.JSONValue;
  *   {"texts": [text, ...]}                    -> {"parsed": [tuples or {"error": reason}, ...]}
  *   {"pairs": [[candidate, reference], ...]}  -> {"scores": [{f, pr, re, matched, missing, extra}, ...]}
  *
- * A tuple is a list of strings. The parser proposes [object], [object, attribute] and [subject, object, relation];
- * scores show them as they were compared, synonyms within a caption merged, relations as [subject, relation, object].
+ * A tuple is a list of strings: [object], [object, attribute] or [subject, object, relation]. Scores show tuples as
+ * they were compared, synonyms within a caption merged.
  * A request that fails is answered by {"error": reason}. The end of the input ends the process.
  *
  * Compiled for Java 8 by javac 17, beside this source; in the folder of pycocoevalcap 1.2:
@@ -128,6 +128,9 @@ public final class SpiceServer {
     private Graph graph(List<ArrayList<String>> tuples) {
         Graph graph = new Graph(synonyms);
         for (ArrayList<String> tuple : tuples) {
+            if (tuple.isEmpty() || tuple.size() > 3) { // which the original leaves out without a word
+                throw new IllegalArgumentException("SPICE has no tuple " + tuple);
+            }
             graph.addTuple(tuple);
         }
         return graph;
@@ -153,6 +156,9 @@ public final class SpiceServer {
                 JSONArray words = new JSONArray();
                 for (SemanticConcept concept : tuple.tuple) {
                     words.add(concept.toString());
+                }
+                if (words.size() == 3) {
+                    Collections.swap(words, 1, 2); // the original has a relation between its two
                 }
                 chosen.add(words);
             }

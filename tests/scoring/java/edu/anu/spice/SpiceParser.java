@@ -11,7 +11,7 @@ import java.util.HashMap;
 import java.util.List;
 import java.util.Map;
 
-/** Stands where SpiceParser needs CoreNLP's models: "red-cat sky" is a red cat and a sky; some texts do harm. */
+/** Stands where SpiceParser needs CoreNLP's models: "red-cat" is a red cat, "cat-on-mat" is a relation; some texts do harm. */
 public class SpiceParser {
     private final Path log = Paths.get(System.getenv("SPICE_TEST_LOG"));
 
@@ -46,11 +46,12 @@ public class SpiceParser {
         ArrayList<ArrayList<String>> tuples = new ArrayList<>();
         for (String word : text.replaceAll("[.]", "").trim().split(" +")) {
             String[] parts = word.split("-");
-            if (!word.isEmpty()) {
-                tuples.add(new ArrayList<>(Arrays.asList(parts[parts.length - 1])));
-            }
-            if (parts.length > 1) {
+            if (parts.length == 3) {
+                tuples.add(new ArrayList<>(Arrays.asList(parts[0], parts[2], parts[1])));
+            } else if (parts.length == 2) {
                 tuples.add(new ArrayList<>(Arrays.asList(parts[1], parts[0])));
+            } else if (!word.isEmpty()) {
+                tuples.add(new ArrayList<>(Arrays.asList(word)));
             }
         }
         return tuples;
