@@ -19,6 +19,7 @@ if TYPE_CHECKING:
 
 Run = Annotated[Path, typer.Argument(metavar="RUN", help="The folder of a run.")]
 SHOWN = 10  # groups in the table
+SAMPLES = 3  # of an alarm, in text
 
 
 @app.command(epilog="Example: corl reward replay runs/first --set rewards.t2i.cycle.weight=2")
@@ -84,9 +85,11 @@ def audit(
 def _show_alarms(found: Audit) -> None:
     for alarm in found.alarms:
         typer.echo(f"{alarm.severity}: {alarm.name} ({alarm.task})\n  {alarm.seen}\n  {alarm.remedy}")
-        for sample in alarm.samples:
+        for sample in alarm.samples[:SAMPLES]:
             text = " | ".join(part.replace("\n", " ") for part in (sample.prompt, sample.output, sample.note) if part)
             typer.echo(f"    step {sample.step}, row {sample.row}: {text}")
+        if len(alarm.samples) > SAMPLES:
+            typer.echo(f"    and {len(alarm.samples) - SAMPLES} more in the page")
     if not found.alarms:
         typer.echo("No alarm.")
     for reason in found.unchecked:

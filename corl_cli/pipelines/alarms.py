@@ -204,22 +204,21 @@ def reward_against_probes(task: Task) -> Callable[[Record], Iterable[Alarm]]:
         risen = [f"{name} {c.early:.3f} -> {c.late:.3f}" for name, c in changes.items() if c and c.rises]
         if not risen:
             return
-        for (score, temperature), readings in _readings(record, task).items():
-            *before, last = readings
-            best = max(before, key=lambda reading: reading["mean"], default=last)
-            stderr = math.hypot(best["stderr"], last["stderr"])
-            if best["mean"] - last["mean"] > SIGNIFICANT * stderr:
-                yield Alarm(
-                    name="reward up, held-out score down",
-                    severity="alarm",
-                    task=task,
-                    seen=(
-                        f"Held-out {score} (T = {temperature:g}) fell from {best['mean']:.3f} to {last['mean']:.3f} "
-                        f"± {stderr:.3f} while what is paid rose: {', '.join(risen)}."
-                    ),
-                    remedy="Go back to the checkpoint before the fall, and look at what the best-paid samples share.",
-                    samples=extremes(late, [seen.recorded.rewards.total for seen in late], True),
-                )
+        falls = [
+            f"{score} (T = {temperature:g}) from {best['mean']:.3f} to {last['mean']:.3f} ± {stderr:.3f}"
+            for (score, temperature), readings in _readings(record, task).items()
+            for best, last, stderr in [_fall(readings)]
+            if best["mean"] - last["mean"] > SIGNIFICANT * stderr
+        ]
+        if falls:
+            yield Alarm(
+                name="reward up, held-out score down",
+                severity="alarm",
+                task=task,
+                seen=f"Held-out scores fell, {' and '.join(falls)} while what is paid rose: {', '.join(risen)}.",
+                remedy="Go back to the checkpoint before the fall, and look at what the best-paid samples share.",
+                samples=extremes(late, [seen.recorded.rewards.total for seen in late], True),
+            )
 
     return check
 
@@ -365,6 +364,12 @@ def _readings(record: Record, task: Task) -> dict[tuple[str, float], list[Mappin
         if probe and probe["task"] == task and not probe["answer_type"] and math.isfinite(probe["mean"]):
             found.setdefault((probe["score"], probe["temperature"]), []).append(probe)
     return found
+
+
+def _fall(readings: Sequence[Mapping[str, Any]]) -> tuple[Mapping[str, Any], Mapping[str, Any], float]:
+    """The best reading, the last one, and the standard error of their difference."""
+    best, last = max(readings, key=lambda reading: reading["mean"]), readings[-1]
+    return best, last, math.hypot(best["stderr"], last["stderr"])
 
 
 def _rises(early: Sequence[Seen], late: Sequence[Seen], name: str) -> bool:

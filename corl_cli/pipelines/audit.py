@@ -26,6 +26,7 @@ from corl_cli.trainer.rollout import Recorded
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
+SIDE = 256  # pixels of a drawing in the page, at most
 UNITS = {"brightness": "mean luminance", "contrast": "deviation of luminance", "entropy": "bits of colour"}
 
 
@@ -257,6 +258,7 @@ def _pictures(recordings: Recordings, alarms: Sequence[Alarm]) -> dict[Evidence,
             if sample.step == step:
                 drawing = recorded.outputs[sample.row]
                 assert isinstance(drawing, Image.Image)
+                drawing.thumbnail((SIDE, SIDE))
                 found[sample] = drawing
     return found
 
