@@ -2,17 +2,14 @@
 
 from __future__ import annotations
 
-import ctypes
-import gc
-import re
 import statistics
-import sys
 import tempfile
 import time
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from difflib import get_close_matches
 from functools import cached_property, partial
+from itertools import groupby
 from pathlib import Path
 
 import numpy as np
@@ -28,6 +25,7 @@ from corl_cli.data import triplets
 from corl_cli.models.base import UnifiedPolicy
 from corl_cli.pipelines import random_weights
 from corl_cli.pipelines.build import build_policy
+from corl_cli.pipelines.memory import Memory
 from corl_cli.rewards import REWARDS, bind, resolve
 from corl_cli.rewards.clip import ClipScoreOptions
 from corl_cli.rewards.cycle import CycleOptions
@@ -89,26 +87,55 @@ def parts(chosen: Sequence[str]) -> list[str]:
 
 
 def bench_rewards(names: Sequence[str], batch: Batch, repeats: int) -> Iterator[Cost]:
-    """The cost of each of `parts` in turn."""
-    for name in names:
-        reward, part = ("cycle", name) if name in CYCLE else (name, None)
-        seconds = memory = work = None
-        try:
-            work = CYCLE[name](batch) if name in CYCLE else _reward(batch, name)
-            seconds, memory = _measure(work, repeats, batch.device)
-            note = work.note
-        except CorlError as error:  # its row says what is missing
-            note = error.message
-        weights = work.weights if work else None
-        yield Cost(
-            reward=reward,
-            part=part,
-            rows=batch.rows,
-            seconds=seconds,
-            memory_mib=memory,
-            weights=weights,
-            note=note,
+    """The cost of each of `parts`; two ways to do one thing are timed in turn, so that both meet the same machine."""
+    for _, ways in groupby(names, key=lambda name: WAYS.get(name, name)):
+        yield from _in_turn(list(ways), batch, repeats)
+
+
+def _in_turn(names: Sequence[str], batch: Batch, repeats: int) -> list[Cost]:
+    trials = [_trial(name, batch) for name in names]
+    for _ in range(repeats):
+        for trial in trials:
+            if trial.score:
+                trial.seconds.append(_seconds(trial.score, batch.device))
+    return [trial.cost(batch.rows) for trial in trials]
+
+
+@dataclass(kw_only=True)
+class Trial:
+    """A reward or measure that has run once, or why it could not."""
+
+    name: str
+    score: Scoring | None = None
+    memory: float | None = None
+    seconds: list[float] = field(default_factory=list)
+    weights: str | None = None
+    note: str
+
+    def cost(self, rows: int) -> Cost:
+        """What the trial has found."""
+        return Cost(
+            reward="cycle" if self.name in CYCLE else self.name,
+            part=self.name if self.name in CYCLE else None,
+            rows=rows,
+            seconds=statistics.median(self.seconds) if self.seconds else None,
+            memory_mib=self.memory,
+            weights=self.weights,
+            note=self.note,
         )
+
+
+def _trial(name: str, batch: Batch) -> Trial:
+    """Load and run once; memory is counted from before the models were loaded."""
+    work = None
+    try:
+        work = CYCLE[name](batch) if name in CYCLE else _reward(batch, name)
+        memory = Memory(batch.device)
+        score = work.ready()
+        score()
+        return Trial(name=name, score=score, memory=memory.peak(), weights=work.weights, note=work.note)
+    except CorlError as error:  # its row says what is missing
+        return Trial(name=name, weights=work.weights if work else None, note=error.message)
 
 
 class Batch:
@@ -310,13 +337,11 @@ CYCLE: dict[str, Callable[[Batch], Work]] = {
 }
 
 
-def _measure(work: Work, repeats: int, device: torch.device) -> tuple[float, float | None]:
-    """Median seconds of a call after one warm-up, and the peak of memory from before the models were loaded."""
-    memory = Memory(device)
-    score = work.ready()
-    score()
-    seconds = [_seconds(score, device) for _ in range(repeats)]
-    return statistics.median(seconds), memory.peak()
+WAYS = {
+    "lpips-vgg-unshared": "lpips-vgg",
+    "spice-jvm-per-call": "spice",
+    "spice-tuples-jvm-per-call": "spice-tuples",
+}
 
 
 def _seconds(score: Scoring, device: torch.device) -> float:
@@ -327,45 +352,3 @@ def _seconds(score: Scoring, device: torch.device) -> float:
     if device.type == "cuda":
         torch.cuda.synchronize()
     return time.perf_counter() - begun
-
-
-class Memory:
-    """The peak of memory since it was made, above what was held then."""
-
-    def __init__(self, device: torch.device) -> None:
-        self.on_gpu = device.type == "cuda"
-        gc.collect()
-        if self.on_gpu:
-            torch.cuda.reset_peak_memory_stats()
-            self.start: float | None = torch.cuda.memory_allocated() / 2**20
-        else:
-            self.start = _new_peak()
-
-    def peak(self) -> float | None:
-        """MiB; without a GPU, of this process and those that it has started. None where the system does not tell."""
-        if self.start is None:
-            return None
-        if self.on_gpu:
-            return torch.cuda.max_memory_allocated() / 2**20 - self.start
-        tasks = Path("/proc/self/task").glob("*/children")
-        children = [pid for task in tasks for pid in task.read_text().split()]
-        return _status("self", "VmHWM") - self.start + sum(_status(pid, "VmHWM") for pid in children)
-
-
-def _new_peak() -> float | None:
-    """Have Linux begin a new peak of this process: the MiB that it holds now; None where that cannot be done."""
-    if sys.platform != "linux":
-        return None
-    if trim := getattr(ctypes.CDLL(None), "malloc_trim", None):
-        trim(0)  # what was freed must not be used again unseen
-    try:
-        Path("/proc/self/clear_refs").write_text("5")
-    except OSError:
-        return None
-    return _status("self", "VmRSS")
-
-
-def _status(pid: str, entry: str) -> float:
-    """A line of /proc/PID/status in MiB; 0 for a process that has ended."""
-    found = re.search(rf"{entry}:\s+(\d+)", Path(f"/proc/{pid}/status").read_text())
-    return int(found[1]) / 1024 if found else 0.0

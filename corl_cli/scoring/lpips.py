@@ -8,8 +8,8 @@ encoded once; the values are the same to 1e-6.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
-from contextlib import AbstractContextManager
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from importlib.util import find_spec
 from itertools import groupby
@@ -279,10 +279,16 @@ def local_distance(one: Tensor, other: Tensor, head: Tensor) -> Tensor:
     return F.conv2d((one - other).square(), head)
 
 
-def _full_precision() -> AbstractContextManager[None]:
+@contextmanager
+def _full_precision() -> Iterator[None]:
     """Without TF32, cuDNN's default, under which a value would depend on its batch."""
-    flags: AbstractContextManager[None] = torch.backends.cudnn.flags(enabled=True, allow_tf32=False)
-    return flags
+    convolutions = torch.backends.cudnn.conv  # type: ignore[attr-defined]
+    before = convolutions.fp32_precision
+    convolutions.fp32_precision = "ieee"
+    try:
+        yield
+    finally:
+        convolutions.fp32_precision = before
 
 
 def _of_one_size(real: Sequence[Image.Image], drawn: Sequence[Image.Image]) -> list[list[int]]:

@@ -169,6 +169,16 @@ def test_the_picture_is_bright_where_the_images_differ(lpips):
     assert np.asarray(lpips["vgg"].differences(real, real.copy())).max() == 0
 
 
+def test_features_are_computed_in_full_float32_and_the_setting_is_given_back(lpips):
+    conv = torch.backends.cudnn.conv
+    before, seen = conv.fp32_precision, []
+    hook = lpips["alex"].network.register_forward_hook(lambda *_: seen.append(conv.fp32_precision))
+    lpips["alex"]([noise(0)], [noise(1)])
+    hook.remove()
+    assert seen == ["ieee"]
+    assert conv.fp32_precision == before
+
+
 def test_the_network_is_frozen(lpips):
     assert not any(parameter.requires_grad for parameter in lpips["vgg"].network.parameters())
     assert not lpips["vgg"].network.training
