@@ -41,7 +41,11 @@ def explain(panel: Panel, samples: Iterable[Given | Failure]) -> Iterator[Explai
             outcome=outcome,
             explanations={}
             if isinstance(row, Failure)
-            else {criterion.name: _explanation(panel, criterion, row) for criterion in panel.criteria},
+            else {
+                criterion.name: _explanation(panel, criterion, row)
+                for criterion in panel.criteria
+                if criterion.reward.task in row.outputs
+            },
         )
 
 

@@ -17,7 +17,7 @@ from corl_cli.scoring import answers
 
 KEYS = ("id", "prompt", "image", "real", "question", "gold", "answer_type", "completion")
 OUTPUT: dict[Task, str] = {"t2i": "image", "mm2t": "completion"}  # the column that holds what was sampled
-Needs = Mapping[str, Sequence[str]]  # the columns that each reward needs, by its name
+Needs = Mapping[str, Sequence[str]]  # the columns that each reward needs, by its name; the output's is the first
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -157,8 +157,13 @@ def _values(line: Mapping[str, Any]) -> dict[str, str]:
 
 
 def _check(values: Mapping[str, str], needs: Needs) -> None:
-    """CorlError when a column that a reward needs is missing or blank."""
-    for reward, columns in needs.items():
+    """CorlError when a column that a reward needs is missing or blank.
+
+    A reward whose task's output is not there leaves the sample to the others, so that one file may hold drawings and
+    answers; where no output is there at all, the first reward says what it needs.
+    """
+    applying = {reward: columns for reward, columns in needs.items() if columns[0] in values} or needs
+    for reward, columns in applying.items():
         for column in columns:
             if column not in values:
                 raise CorlError(f"reward '{reward}' needs the column '{column}', which is missing")

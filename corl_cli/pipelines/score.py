@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from PIL.Image import Image
 
     from corl_cli.models.base import UnifiedPolicy
-    from corl_cli.rewards.base import Criterion, Reward
+    from corl_cli.rewards.base import Criterion, Reward, Rubric
 
 CHUNK = 32  # samples scored at once; bounds memory, not the scores
 REAL_IMAGES = 64  # real images kept open
@@ -41,7 +41,7 @@ class Scored:
 
 @dataclass(frozen=True, kw_only=True)
 class Row:
-    """A sample with its pictures open."""
+    """A sample with its pictures open; `outputs` has the tasks that it has an output of."""
 
     given: Given
     triplet: Triplet
@@ -67,6 +67,7 @@ class Panel:
         asked = any(reward.needs_policy or reward.needs_reference for reward in self.rewards.values())
         self.policy_name = self.model.checkpoint if asked else None
         self.policy: UnifiedPolicy | None = None
+        self.rubrics: dict[Task, Rubric] = {}
         self._real = lru_cache(REAL_IMAGES)(picture)  # one object for all samples that share it: measures read it once
 
     def load(self) -> None:
@@ -103,12 +104,13 @@ class Panel:
         """The sample with the pictures that the rewards look at; a Failure where one cannot be read."""
         if isinstance(sample, Failure):
             return sample
-        looks = any("real" in columns for columns in self.needs.values())
+        tasks = [task for task in self.rubrics if OUTPUT[task] in sample.values]
+        looks = any("real" in self.needs[name] for name, reward in self.rewards.items() if reward.task in tasks)
         try:
             return Row(
                 given=sample,
                 triplet=triplet(sample, self._real(sample.folder / sample.values["real"]) if looks else None),
-                outputs={task: _output(sample, task) for task in self.rubrics},
+                outputs={task: _output(sample, task) for task in tasks},
             )
         except CorlError as error:
             return Failure(id=sample.id, error=sample.place + error.message)
@@ -123,10 +125,14 @@ class Panel:
         )
 
     def _outcomes(self, rows: Sequence[Row]) -> list[Scored | Failure]:
-        if not rows:
-            return []
-        results = [rubric(self.samples(rows, task), self.policy) for task, rubric in self.rubrics.items()]
-        return [_outcome(row, number, results, list(self.rewards)) for number, row in enumerate(rows)]
+        found: list[list[tuple[RewardResult, int]]] = [[] for _ in rows]  # of each row, where its scores are
+        for task, rubric in self.rubrics.items():
+            mine = [number for number, row in enumerate(rows) if task in row.outputs]
+            if mine:
+                result = rubric(self.samples([rows[number] for number in mine], task), self.policy)
+                for place, number in enumerate(mine):
+                    found[number].append((result, place))
+        return [_outcome(row, places) for row, places in zip(rows, found, strict=True)]
 
 
 def _masked(spec: RewardSpec) -> RewardSpec:
@@ -139,12 +145,13 @@ def _output(sample: Given, task: Task) -> Image | str:
     return picture(sample.folder / value) if task == "t2i" else value
 
 
-def _outcome(row: Row, number: int, results: Sequence[RewardResult], rewards: Sequence[str]) -> Scored | Failure:
-    scores = {name: float(values[number]) for result in results for name, values in result.parts.items()}
-    notes = {name: lines[number] for result in results for name, lines in result.notes.items() if lines[number]}
+def _outcome(row: Row, found: Sequence[tuple[RewardResult, int]]) -> Scored | Failure:
+    scores = {name: float(values[place]) for result, place in found for name, values in result.parts.items()}
+    notes = {name: lines[place] for result, place in found for name, lines in result.notes.items() if lines[place]}
     faults = [
         f"{name}: {notes.get(name) or f'the score is {scores[name]}'}"
-        for name in rewards
+        for result, _ in found
+        for name in result.terms
         if not math.isfinite(scores[name])
     ]
     if faults:

@@ -54,6 +54,16 @@ class Lacking(Red):
 
 
 @pytest.fixture
+def mixed(folder: Path) -> Path:
+    """A file with a drawing and an answer."""
+    Image.new("RGB", (4, 4), (7, 0, 0)).save(folder / "seven.png")
+    rows = [{"id": "drawn", "image": "seven.png"}, {"id": "said", "gold": "red", "completion": "red"}, {"id": "lost"}]
+    path = folder / "mixed.jsonl"
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    return path
+
+
+@pytest.fixture
 def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     (tmp_path / f"{HERE}.py").write_text(MINE)
     monkeypatch.chdir(tmp_path)
@@ -252,3 +262,18 @@ def test_a_reward_that_cannot_explain_says_why_beside_the_drawing(folder):
     (explained,) = explain(shown, given)
     assert explained.explanations[f"{HERE}:Picky"].facts == {"failed": "ValueError: too red"}
     assert [tile.text for tile in explained.explanations[f"{HERE}:Picky"].pictures] == ["drawing"]
+
+
+def test_one_file_may_hold_drawings_and_answers(mixed: Path) -> None:
+    panel = Panel(load("world/unified"), [f"{HERE}:Red", "accuracy", "format"])
+    panel.load()
+    given = samples.read(mixed, panel.needs)
+    drawn, said, lost = panel.score(given)
+    assert isinstance(drawn, Scored)
+    assert drawn.scores == {f"{HERE}:Red": 7.0}
+    assert isinstance(said, Scored)
+    assert said.scores == {"accuracy": 1.0, "format": 0.0}
+    assert isinstance(lost, Failure)
+    assert "needs the column 'image'" in lost.error
+    shown = [set(sample.explanations) for sample in explain(panel, given)]
+    assert shown == [{f"{HERE}:Red"}, {"accuracy", "format"}, set()]
