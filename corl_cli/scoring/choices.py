@@ -7,9 +7,12 @@ from collections.abc import Mapping
 
 from corl_cli.scoring.english import with_digits, word_list
 from corl_cli.scoring.notation import normalise, plain
+from corl_cli.scoring.quantities import read_quantity
 from corl_cli.scoring.words import same_answer
 
 LETTERS = "ABCDEFGHIJ"
+
+Mention = tuple[int, int, str]  # from, to, and the letter of the option
 
 _LINE = re.compile(r"^[^\S\n]*[(\[]?([A-Ja-j])(?:[)\].:]|\s[-–]\s|\s)[^\S\n]{0,8}\n?[^\S\n]{0,8}(\S.*)$", re.MULTILINE)
 _MARKER = re.compile(r"(?<![\w./])[(\[]?([A-J])[)\].:](?!\w\.)|(?<!\S)[(\[]([a-j])[)\]]")
@@ -37,6 +40,8 @@ _REJECTION = re.compile(
 _CUED = r"\b(?i:answer|option|choice|letter)(?: is)?:? ?\(?([a-j])(?=\)|[.,;:]|\s*$)"
 _WORD_EDGES = r"(?<!\w)", r"(?!\w)"
 _NUMBER_EDGES = r"(?<![\w.,/√^-])", r"(?![\w/%√π^-]|[.,]\d)"
+_SEPARATOR = re.compile(r"[)\].\"']*(?:,? (?:and|or|nor) |, ?|/|&| & )(?:option )?[(\[\"']*")
+_CONJUNCTION = re.compile(r"\b(?:and|or|nor)\b|[/&]")
 _REASON = re.compile(r"\n|,?\s(?:because|since)\s", re.IGNORECASE)
 
 
@@ -82,9 +87,17 @@ def choose(answer: str, options: Mapping[str, str]) -> str | None:
 
 
 def _named(text: str, options: Mapping[str, str]) -> list[str]:
-    """The letters of the options whose text says the same, or says it as a whole sentence."""
-    pairs = {letter: ((option, text), (text, option)) for letter, option in options.items()}
-    return [letter for letter, ways in pairs.items() if any(same_answer("", *way)[0] for way in ways)]
+    """The letters of the options whose text says the same; else of those that say it as a sentence, or with a unit."""
+    said = plain(text)
+    holding = [letter for letter, option in options.items() if said in plain(option)]
+    if len(holding) > 1 and all(plain(option) != said for option in options.values()):
+        return []  # "table" beside "on the table" and "under the table"
+    if same := [letter for letter, option in options.items() if same_answer("", option, text)[0]]:
+        return same
+    if (quantity := read_quantity(said)) and not quantity.unit:
+        found = {letter: read_quantity(plain(option)) for letter, option in options.items()}
+        return [letter for letter, other in found.items() if other and other.value == quantity.value]
+    return [letter for letter in holding if same_answer("", text, options[letter])[0]]
 
 
 def _longest_run(found: list[tuple[str, str]]) -> dict[str, str]:
@@ -129,7 +142,7 @@ def _unmarked(question: str) -> dict[str, str]:
 def _asserted(text: str, options: Mapping[str, str]) -> set[str]:
     """The letters of all options that a text names, by letter or by text, and does not reject."""
     text = with_digits(text)
-    mentions: list[tuple[int, int, str]] = []
+    mentions: list[Mention] = []
     hidden = text
     for letter, option in sorted(options.items(), key=lambda item: -len(item[1])):
         words = with_digits(" ".join(normalise(option).split()))
@@ -148,11 +161,24 @@ def _asserted(text: str, options: Mapping[str, str]) -> set[str]:
             for match in re.finditer(pattern, hidden)
             if match[1].upper() in (options or LETTERS)
         ]
-    return {
-        letter
-        for start, end, letter in mentions
-        if not _NEGATION.search(text[max(0, start - 60) : start]) and not _REJECTION.match(text[end : end + 60])
-    }
+    asserted: set[str] = set()
+    for group in _lists(sorted(mentions), text):
+        start, end = group[0][0], group[-1][1]
+        if not _NEGATION.search(text[max(0, start - 60) : start]) and not _REJECTION.match(text[end : end + 60]):
+            asserted |= {letter for _, _, letter in group}
+    return asserted
+
+
+def _lists(mentions: list[Mention], text: str) -> list[list[Mention]]:
+    """Mentions in groups that share a negation: "B, C and D"; without a conjunction each stands alone."""
+    groups: list[list[Mention]] = []
+    for mention in mentions:
+        if groups and _SEPARATOR.fullmatch(text, groups[-1][-1][1], mention[0]):
+            groups[-1].append(mention)
+        else:
+            groups.append([mention])
+    joined = [group for group in groups if _CONJUNCTION.search(text, group[0][1], group[-1][0])]
+    return [part for group in groups for part in ([group] if group in joined else [[one] for one in group])]
 
 
 def _is_letter(

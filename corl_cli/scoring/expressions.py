@@ -62,6 +62,19 @@ def read_expression(text: str) -> Tree | None:
     return tree if _weight(tree) <= MAX_WEIGHT else None
 
 
+def is_sum_of_numbers(tree: Tree) -> bool:
+    """Whether a tree adds or subtracts plain numbers: a score of 3-2 or a span of years, and no mathematics."""
+    return _is_numeric(tree) and _adds(tree)
+
+
+def _is_numeric(tree: Tree) -> bool:
+    return tree[0] == "number" or (tree[0] in ("+", "-", "*", "/", "^") and all(map(_is_numeric, tree[1:])))
+
+
+def _adds(tree: Tree) -> bool:
+    return tree[0] in ("+", "-") or any(_adds(branch) for branch in tree[1:] if isinstance(branch, list))
+
+
 def is_atom(tree: Tree) -> bool:
     """Whether a tree is a lone number or symbol."""
     return tree[0] in ("number", "symbol", "π")

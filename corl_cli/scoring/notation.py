@@ -26,6 +26,8 @@ _LATEX = (
     (re.compile(r"(?<=\d)[eE]\+?(?=-?\d{1,3}\b)"), "*10^"),
     (re.compile(r"\\(?:times|cdot)(?![a-zA-Z])|[×·⋅]"), "*"),
     (re.compile(r"\\div(?![a-zA-Z])|÷"), "/"),
+    (re.compile(r"\\pm(?![a-zA-Z])"), "±"),
+    (re.compile(r"\\infty(?![a-zA-Z])"), "∞"),
     (re.compile(r"\\([%$#&_])"), r"\1"),
 )
 _GROUPS = (

@@ -16,7 +16,7 @@ from functools import lru_cache
 from pathlib import Path
 
 from corl_cli.core.errors import CorlError
-from corl_cli.scoring.expressions import Tree, is_atom, read_expression
+from corl_cli.scoring.expressions import Tree, is_atom, is_sum_of_numbers, read_expression
 
 TIMED_OUT = "timed out"
 FAILED = "failed"
@@ -111,9 +111,9 @@ def same_expression(gold: str, answer: str) -> tuple[bool, str] | None:
     A lone number or symbol is mathematics only beside an expression. A comparison that ends without a verdict is
     wrong, and its rule says so: were it missing, an answer could leave its group in order to dodge a zero.
     """
-    trees = read_expression(gold), read_expression(answer)
-    if not trees[0] or not trees[1] or all(is_atom(tree) for tree in trees if tree):
+    trees = [tree for text in (gold, answer) if (tree := read_expression(text))]
+    if len(trees) < 2 or any(map(is_sum_of_numbers, trees)) or all(map(is_atom, trees)):
         return None
-    verdict = _algebra.compare(trees[0], trees[1])
+    verdict = _algebra.compare(*trees)
     known = verdict in ("equal", "different")
     return verdict == "equal", "same expression" if known else f"symbolic comparison {verdict}"

@@ -23,7 +23,7 @@ from corl_cli.scoring.symbolic import same_expression
 _LEAD = re.compile(
     r"^(?:(?:so |thus |therefore )?,?(?:the )?(?:final |correct )?"
     r"(?:answer|equation|expression|value|result)(?: is|:|=) ?:?"
-    r"|(?:it|he|she|they|there|this|that)(?:'?s|'re| is| are) |[a-z](?:\([a-z]\))? ?= ?)+"
+    r"|(?:it|he|she|they|there|this|that)(?:'?s|'re| is| are) |(?:[a-z](?:\([a-z]\))?)? ?= ?)+"
 )
 _UNKNOWN = re.compile(r"([a-z]) ?= ?")
 _REASON = re.compile(r",?\s(?:because|since)\s")
@@ -157,7 +157,7 @@ def _polarity(answer: str) -> str | None:
     if said is None:
         return None
     doubts = {"or", "/", "maybe", "perhaps", *(word for word, meaning in _YES_NO.items() if meaning != said)}
-    doubts |= {"not"} if said == "yes" else set()
+    doubts |= {"not"} if said == "yes" else {"idea", "clue"}
     return "both" if any(word in doubts or (said == "yes" and word.endswith("n't")) for word in rest) else said
 
 
@@ -181,7 +181,9 @@ def _same_tuple(wanted: str, said: str) -> bool:
 
 def _same_part(one: str, other: str) -> bool:
     value = read_value(one)
-    return one == other or (value is not None and value == read_value(other))
+    if one == other or (value is not None and value == read_value(other)):
+        return True
+    return same_expression(one, other) == (True, "same expression")
 
 
 def _same_list(wanted: str, said: str) -> bool:
@@ -245,7 +247,7 @@ def _words(text: str) -> list[str]:
     return words
 
 
-_SIDE = re.compile(r"\b(left|right)(?:-hand)? side\b")
+_SIDE = re.compile(r"\b(left|right)(?:-hand)? (?:side|one)\b")
 _ACRONYM = re.compile(r"(?:[a-z]\.)+[a-z]?")
 _ORDINAL = re.compile(r"(\d+)(?:st|nd|rd|th)")
 _QUANTITY = re.compile(rf"([$€£¥]?)(-?(?:{NUMBER})(?:/\d+)?)([a-z°%$€£¥]*)")
