@@ -119,7 +119,7 @@ class Trial:
             part=self.name if self.name in CYCLE else None,
             rows=rows,
             seconds=statistics.median(self.seconds) if self.seconds else None,
-            memory_mib=self.memory,
+            memory_mib=None if self.memory is None else round(self.memory, 1),
             weights=self.weights,
             note=self.note,
         )
