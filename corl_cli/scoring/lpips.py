@@ -163,7 +163,7 @@ class Lpips:
                 distances = self._distances([real[row] for row in rows], [drawn[row] for row in rows])
                 values[rows] = 1 - distances
                 for row, distance in zip(rows, distances.tolist(), strict=True):
-                    details[row] = {self.name: f"{distance:.4f}"}
+                    details[row] = {"LPIPS": f"{distance:.4f}"}
         return Measured(values, details)
 
     @torch.no_grad()
