@@ -23,7 +23,12 @@ class CheckerOptions(Options):
 
 
 class Checker(Reward):
-    """correct + partial_weight * partial; NaN for a prompt that is not in the world's language."""
+    """correct + partial_weight * partial, by the exact checker of the embedded world.
+
+    correct is 1 when the prompt is true of the drawing, else 0; partial, in 0..1, says how near it comes. A prompt that
+    is not in the language of that world has no score. The note says what was wanted and what was found.
+    Source: corl's embedded world, not the paper.
+    """
 
     task = "t2i"
     columns = ("prompt", "image")
