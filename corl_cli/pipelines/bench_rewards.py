@@ -278,8 +278,8 @@ def _spice_tuples(batch: Batch, *, resident: bool) -> Work:
 
 
 def _tuples(text: str) -> list[tuple[str, ...]]:
-    """As SPICE writes them: a relation between its two."""
-    return [(one[0], one[2], one[1]) if len(one) == 3 else one for one in parse(text).tuples()]
+    """As SPICE writes them: what tells two things of one name apart is left out."""
+    return [one[:3] for one in parse(text).tuples()]
 
 
 def _policy_captions(batch: Batch) -> Work:

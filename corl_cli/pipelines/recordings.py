@@ -3,18 +3,15 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import cast
 
 import torch
 
 from corl_cli.core.errors import CorlError, UsageError
-from corl_cli.core.recipe import Recipe
 from corl_cli.core.run_dir import RunDir
-from corl_cli.core.types import Experience, RewardResult, Task
-from corl_cli.trainer import loop
+from corl_cli.core.types import RewardResult, Task
 from corl_cli.trainer.rollout import ROWS, Recorded, read, recorded_steps
 
 
@@ -78,8 +75,3 @@ def pooled(steps: Sequence[Recorded]) -> Recorded:
         rows=torch.cat([step.rows for step in steps]),
         lengths=torch.cat([step.lengths for step in steps]),
     )
-
-
-def shares(recorded: Mapping[Task, Recorded], recipe: Recipe) -> dict[str, float]:
-    """The share of each reward, as task/name, in the variance that advantages follow; see trainer.loop.shares."""
-    return loop.shares(cast("Mapping[Task, Experience]", recorded), recipe)  # of which it reads rewards and rows

@@ -16,7 +16,7 @@ from corl_cli.core.types import TASKS, Samples, Task
 from corl_cli.models.base import UnifiedPolicy
 from corl_cli.pipelines.build import build_policy
 from corl_cli.pipelines.choose import chosen
-from corl_cli.pipelines.recordings import Recordings, pooled, shares
+from corl_cli.pipelines.recordings import Recordings, pooled
 from corl_cli.rewards import bind
 from corl_cli.rewards.base import Criterion, Options, Reward, Rubric, Scores
 from corl_cli.scoring.agreement import best_changes, kendall
@@ -254,7 +254,7 @@ class Scorer:
 def _rewards(
     run: Recipe, recipe: Recipe, scorer: Scorer, before: Mapping[Task, Recorded], after: Mapping[Task, Recorded]
 ) -> list[RewardChange]:
-    shared = shares(before, run), shares(after, recipe)
+    shared = loop.shares(before, run), loop.shares(after, recipe)
     found = []
     for task in before:
         old = {spec.name: spec for spec in getattr(run.rewards, task)}

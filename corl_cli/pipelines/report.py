@@ -50,9 +50,9 @@ def summarise(run: RunDir) -> Summary:
             score=score,
             temperature=temperature,
             items=probes[-1]["items"],
-            before=probes[0]["mean"],
-            after=probes[-1]["mean"],
-            stderr=math.hypot(probes[0]["stderr"], probes[-1]["stderr"]),
+            before=_number(probes[0]["mean"]),
+            after=_number(probes[-1]["mean"]),
+            stderr=math.hypot(_number(probes[0]["stderr"]), _number(probes[-1]["stderr"])),
         )
         for (task, score, temperature), probes in readings.items()
     ]
@@ -66,6 +66,11 @@ def summarise(run: RunDir) -> Summary:
 
 def _label(probe: dict[str, Any]) -> str:
     return f"{probe['score']} ({probe['answer_type']})" if probe["answer_type"] else str(probe["score"])
+
+
+def _number(value: float | None) -> float:
+    """A number of metrics.jsonl, where a missing one is null."""
+    return math.nan if value is None else value
 
 
 def draw_curves(run: RunDir) -> None:
@@ -89,7 +94,8 @@ def _draw_readings(axis: Any, lines: list[dict[str, Any]], task: str) -> None:
     probes = [(line["step"], line["probe"]) for line in lines if "probe" in line and line["probe"]["task"] == task]
     for key in dict.fromkeys((_label(probe), probe["temperature"]) for _, probe in probes):
         points = [(step, p["mean"], p["stderr"]) for step, p in probes if (_label(p), p["temperature"]) == key]
-        steps, means, errors = zip(*points, strict=True)
+        steps, *values = zip(*points, strict=True)
+        means, errors = ([_number(value) for value in column] for column in values)
         axis.errorbar(steps, means, errors, marker="o", markersize=3, capsize=2, label=f"{key[0]}, T = {key[1]:g}")
     axis.set(title=f"{TITLES[task]}, held out", xlabel="step", ylabel="mean ± standard error")
     if probes:

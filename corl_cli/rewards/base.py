@@ -55,7 +55,7 @@ class Reward(ABC):
     task: ClassVar[Task]
     Options: ClassVar[type[BaseModel]] = Options
     columns: ClassVar[Sequence[str]] = ()  # what a line of `corl reward score --file` must hold
-    needs_policy: ClassVar[bool] = True  # whether `score` uses the policy; without, it may be None
+    needs_policy: bool = True  # whether `score` uses the policy; without, it may be None
 
     def __init__(self, options: BaseModel) -> None:
         self.options = options

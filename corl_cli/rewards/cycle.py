@@ -105,7 +105,7 @@ class Cycle(Reward):
                     **says.details[row],
                 }
                 | ({FAILED: why} if (why := _reasons(looks.details[row], says.details[row])) else {}),
-                pictures=self._pictures(samples, row),
+                pictures=self._pictures(samples.select([row]), looks.details[row]),
             )
             for row in range(len(samples))
         ]
@@ -157,10 +157,10 @@ class Cycle(Reward):
     def _size(self, drawn: Image) -> tuple[int, int]:
         return (self.options.size, self.options.size) if self.options.size else drawn.size
 
-    def _pictures(self, samples: Samples, row: int) -> list[Tile]:
-        ((real, drawn),) = self._pairs(samples.select([row]))
-        shown = [Tile(drawn, "drawing"), Tile(real or samples.triplets[row].image, "real image")]
-        if real is not None:
+    def _pictures(self, sample: Samples, details: dict[str, str]) -> list[Tile]:
+        ((real, drawn),) = self._pairs(sample)
+        shown = [Tile(drawn, "drawing"), Tile(real or sample.triplets[0].image, "real image")]
+        if real is not None and FAILED not in details:
             shown.append(Tile(self.likeness.differences(real, drawn), f"where {self.options.perceptual} differs"))
         return shown
 

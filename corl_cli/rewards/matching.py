@@ -40,6 +40,10 @@ class Matching(Reward):
     options: MatchingOptions
     columns = ("prompt", "image")
 
+    def __init__(self, options: MatchingOptions) -> None:
+        super().__init__(options)
+        self.needs_policy = options.hidden == "policy"
+
     @property
     def needs_reference(self) -> bool:
         """Whether the hidden states are those of the frozen start."""

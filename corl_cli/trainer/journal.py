@@ -128,7 +128,7 @@ class Journal:
         readings = self.probes.measure(self.policy, self.accelerator)
         spent = time.perf_counter() - begun
         for reading in readings:
-            self._write({"step": step, "probe": asdict(reading)})
+            self._write({"step": step, "probe": {name: finite(value) for name, value in asdict(reading).items()}})
         self._write({"step": step, "time/probe": spent})
         self.display.readings(step, readings)
 

@@ -23,7 +23,7 @@ from corl_cli.scoring import groups
 from corl_cli.trainer import objective
 from corl_cli.trainer.journal import Journal
 from corl_cli.trainer.preflight import check_identity
-from corl_cli.trainer.rollout import generate
+from corl_cli.trainer.rollout import Recorded, generate
 from corl_cli.trainer.schedule import learning_rate
 from corl_cli.trainer.types import Batches, Rubric
 
@@ -203,7 +203,7 @@ class Trainer:
         self.seconds[phase] = time.perf_counter() - begun
 
 
-def shares(batch: Mapping[Task, Experience], recipe: Recipe) -> dict[str, float]:
+def shares(batch: Mapping[Task, Experience] | Mapping[Task, Recorded], recipe: Recipe) -> dict[str, float]:
     """The share of each reward, as task/name, in the within-group variance of the summed reward that it feeds."""
     lambdas = {"t2i": 1.0, "mm2t": recipe.algo.mm2t_weight}
     terms = {

@@ -107,7 +107,7 @@ def read(rollouts: Path, step: int, samplings: Mapping[Task, Sampling]) -> dict[
     except FileNotFoundError as error:
         steps = ", ".join(map(str, recorded_steps(rollouts))) or "none yet"
         raise CorlError(f"No rollouts of step {step} in {rollouts}: {error.filename}", f"Recorded: {steps}.") from error
-    except (ValueError, KeyError, OSError) as error:
+    except (ValueError, LookupError, OSError) as error:
         raise CorlError(f"The rollouts in {folder} are damaged: {error}", "Choose another step.") from error
 
 
