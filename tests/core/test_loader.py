@@ -98,14 +98,14 @@ def test_overrides_reach_keys_sections_and_items_of_lists():
         [
             "optim.lr=4e-6",
             "rewards.t2i.cycle.weight=2",
-            "rewards.t2i.1.missing=mask",
+            "rewards.t2i.1.on_error=mask",
             "rewards.mm2t=[{name: accuracy, weight: 0.5}]",
             "data.columns={image: picture}",
             "notes=a = b",
         ],
     )
     assert recipe.optim.lr == 4e-6
-    assert [(spec.name, spec.weight, spec.missing) for spec in recipe.rewards.t2i] == [
+    assert [(spec.name, spec.weight, spec.on_error) for spec in recipe.rewards.t2i] == [
         ("cycle", 2.0, "stop"),
         ("matching", 1.0, "mask"),
     ]
@@ -238,5 +238,5 @@ def test_the_schema_describes_files_with_a_base():
 def test_an_item_whose_name_has_dots_can_be_changed(tmp_path):
     path = tmp_path / "mine.yaml"
     path.write_text("base: world/unified\nname: mine\nrewards: {t2i: [{name: 'my_pkg.module:Mine'}]}\n")
-    changed = loader.load(path, ["rewards.t2i.my_pkg.module:Mine.missing=mask"])
-    assert changed.rewards.t2i[0].missing == "mask"
+    changed = loader.load(path, ["rewards.t2i.my_pkg.module:Mine.on_error=mask"])
+    assert changed.rewards.t2i[0].on_error == "mask"

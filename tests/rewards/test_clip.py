@@ -44,7 +44,7 @@ def test_an_empty_prompt_is_masked_with_its_reason(reward, samples):
     rubric = Rubric("t2i", [Criterion(name="clip", weight=1, on_error="mask", reward=reward)])
     result = rubric(replace(samples, triplets=silent), None)
     assert result.valid.tolist() == [False] * 2 + [True] * 10
-    assert result.notes["clip"][0] == "failed the prompt is empty"
+    assert result.notes["clip"][0] == "the prompt is empty"
 
 
 def test_the_explanation_holds_the_cosine(reward, samples):
