@@ -61,11 +61,6 @@ def format_fault(completion: str) -> str | None:
     return None if _FORMAT.fullmatch(completion.strip()) else "text outside the blocks"
 
 
-def follows_format(completion: str) -> bool:
-    """Whether a completion has no `format_fault`."""
-    return format_fault(completion) is None
-
-
 def extract(completion: str) -> str | None:
     """The final answer of a completion, stripped; None when it gives none, or several that differ.
 

@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from corl_cli.scoring.answers import MAX_CHARS, extract, follows_format, format_fault, infer_type, judge
+from corl_cli.scoring.answers import MAX_CHARS, extract, format_fault, infer_type, judge
 
 AGREED = json.loads((Path(__file__).parent / "agreed_answers.json").read_text(encoding="utf-8"))
 CASES = json.loads((Path(__file__).parent / "accuracy.json").read_text(encoding="utf-8"))["cases"]
@@ -30,7 +30,7 @@ def test_agrees_with_people(case):
     if case["expected_accuracy"] is not None:
         assert judgement.correct == bool(case["expected_accuracy"]), judgement
     if case["expected_format"] is not None:
-        assert follows_format(case["completion"]) == bool(case["expected_format"])
+        assert (format_fault(case["completion"]) is None) == bool(case["expected_format"])
 
 
 def agreed(answer_type):
@@ -167,7 +167,6 @@ def test_letters_are_right_when_equal(gold, answer):
 )
 def test_says_how_the_format_is_broken(completion, fault):
     assert format_fault(completion) == fault
-    assert follows_format(completion) == (fault is None)
 
 
 @pytest.mark.parametrize(
@@ -248,7 +247,7 @@ def test_anything_is_judged_and_judged_alike_again(question, gold, completion, a
     assert 0 <= judgement.overlap <= 1
     assert judgement == judge(question, gold, completion, answer_type)
     assert infer_type(question, gold) in ("mc", "oe")
-    assert follows_format(completion) == (format_fault(completion) is None)
+    assert format_fault(completion) == format_fault(f" {completion} ")
 
 
 def test_hostile_texts_come_to_an_end():
@@ -258,6 +257,6 @@ def test_hostile_texts_come_to_an_end():
 
 @given(st.text(alphabet=st.characters(exclude_characters="<>"), max_size=40), st.text(alphabet="ab \n", max_size=20))
 def test_format_is_about_tags_alone(answer, think):
-    assert follows_format(f"\n<think>{think}</think>\n<answer>{answer}</answer> ")
-    assert not follows_format(f"<think>{think}</think><answer>{answer}</answer>.")
-    assert not follows_format(f"<answer>{answer}</answer><think>{think}</think>")
+    assert format_fault(f"\n<think>{think}</think>\n<answer>{answer}</answer> ") is None
+    assert format_fault(f"<think>{think}</think><answer>{answer}</answer>.") == "text outside the blocks"
+    assert format_fault(f"<answer>{answer}</answer><think>{think}</think>") == "tags out of order"
