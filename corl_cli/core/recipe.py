@@ -60,6 +60,58 @@ class Data(Section):
         return columns
 
 
+class SourceSpec(Section):
+    """One source of triplets; keys besides the name are the source's own options, checked against its class."""
+
+    model_config = ConfigDict(extra="allow")
+
+    name: str = Field(description="a registered source, or my_pkg.module:Class")
+
+    @property
+    def options(self) -> dict[str, Any]:
+        """The source's own options."""
+        return dict(self.model_extra or {})
+
+
+class Filters(Section):
+    """Which items are left out; null leaves none out."""
+
+    min_coverage: Annotated[Float, Field(ge=0, le=1)] | None = Field(
+        None, description="least share of the concepts of question and answer that the prompt names"
+    )
+    min_words: Annotated[Int, Field(ge=0)] | None = Field(None, description="fewest words of a prompt")
+    max_words: Positive | None = Field(None, description="most words of a prompt")
+    english: bool = Field(False, description="leave out prompts that are not English")
+    min_side: Positive | None = Field(None, description="least width and height of an image in pixels")
+    max_aspect: Annotated[Float, Field(ge=1)] | None = Field(
+        None, description="most that one side is longer, as a ratio"
+    )
+    near_duplicates: Annotated[Int, Field(ge=0, le=16)] | None = Field(
+        None, description="images whose perceptual hashes differ in no more bits count as one; the first stays"
+    )
+    duplicates: bool = Field(True, description="leave out a question asked again of the same image")
+    contradictions: bool = Field(True, description="leave out a question that has two answers for the same image")
+
+
+class Balance(Section):
+    """Shares of the set that are evened out by leaving items out, chosen by seed."""
+
+    letters: bool = Field(False, description="as many right answers A as B, C, ... among questions of as many options")
+    mc_share: Annotated[Float, Field(gt=0, lt=1)] | None = Field(None, description="share of multiple choice")
+
+
+class Prepare(Section):
+    """How `corl prepare-data` builds a set of triplets."""
+
+    sources: list[SourceSpec] = Field([SourceSpec(name="world")], min_length=1, description="in this order")
+    filters: Filters = Filters()
+    balance: Balance = Balance()
+    synonyms: bool = Field(True, description="whether words of one meaning are one concept, for coverage")
+    images: Literal["bytes", "paths"] = Field("bytes", description="store image files inside, or where they are")
+    shard_size: Positive = Field(1000, description="items read at once by a process, and rows of a parquet file")
+    test: Annotated[Float, Field(ge=0, lt=1)] = Field(0.0, description="share of the images kept as the split test")
+
+
 class DrawSampling(Section):
     """How images are sampled while training."""
 
@@ -201,6 +253,7 @@ class Recipe(Section):
     seed: Int = Field(0, description="of the data's order and all sampling; the same seed gives the same run")
     model: Model = Model()
     data: Data = Data()
+    prepare: Prepare = Prepare()
     sampling: SamplingSection = SamplingSection()
     rewards: Rubrics = Rubrics()
     algo: Algo = Algo()
