@@ -133,3 +133,67 @@ def saved(folder, *parts):
     for part in parts:
         part.save_pretrained(folder)
     return folder
+
+
+@pytest.fixture
+def built_set(tmp_path):
+    """`built_set(train=12, test=4, change=…)` writes a set of the world in the builder's format and returns its folder.
+
+    `change(split, number, row)` alters a row before it is written; 5 rows go into a file.
+    """
+    return lambda change=None, **splits: write_set(tmp_path / "set", splits or {"train": 12, "test": 4}, change)
+
+
+def write_set(folder, splits, change=None):
+    """See built_set."""
+    import io
+
+    from datasets import Dataset, Features, Image, Value
+
+    from corl_cli.core.recipe import Recipe
+    from corl_cli.data import manifest
+    from corl_cli.world.items import WorldTriplets
+
+    texts = ("id", "prompt", "question", "answer", "answer_type", "source")
+    features = Features({name: Value("string") for name in texts} | {"image": Image(), "coverage": Value("float32")})
+    (folder / "data").mkdir(parents=True)
+    parts = {}
+    for split, number in splits.items():
+        rows = []
+        for index, triplet in enumerate(WorldTriplets(split, number, seed=0)):
+            encoded = io.BytesIO()
+            triplet.image.save(encoded, "PNG")
+            row = {name: getattr(triplet, name) for name in texts}
+            row |= {"image": {"bytes": encoded.getvalue(), "path": None}, "coverage": index / number}
+            if change:
+                change(split, index, row)
+            rows.append(row)
+        files = []
+        count = -(-number // 5)
+        for part in range(count):
+            file = folder / "data" / f"{split}-{part:05d}-of-{count:05d}.parquet"
+            Dataset.from_list(rows[part * 5 : part * 5 + 5], features=features).to_parquet(file)
+            files.append(manifest.describe(folder, file))
+        parts[split] = {"rows": number, "files": files}
+    total = sum(splits.values())
+    counts = {"offered": total + 3, "kept": total, "dropped": {"no caption": 2, "image missing": 1}, "coverage": 0.5}
+    recipe = Recipe.model_validate(
+        {"name": "by-hand", "prepare": {"shard_size": 5}, "train": {"tasks": ["mm2t"]}, "algo": {"credit": "per_task"}}
+        | {"rewards": {"mm2t": [{"name": "accuracy"}]}}
+    )
+    manifest.write(
+        folder,
+        {
+            "corl": "0",
+            "libraries": {},
+            "created": "2000-01-01T00:00:00+00:00",
+            "seed": 0,
+            "recipe": recipe.model_dump(mode="json"),
+            "files": [],
+            "sources": {"world": counts},
+            "total": counts,
+            "splits": parts,
+            "columns": list(features),
+        },
+    )
+    return folder
