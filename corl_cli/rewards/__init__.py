@@ -2,17 +2,10 @@
 
 from __future__ import annotations
 
-import inspect
-import os
-import sys
-from difflib import get_close_matches
-from importlib import import_module
-from typing import TYPE_CHECKING, Any
-
-from pydantic import ValidationError
-from pydantic_core import ErrorDetails
+from typing import TYPE_CHECKING
 
 from corl_cli.core.errors import UsageError
+from corl_cli.core.names import Kind, validate
 from corl_cli.core.recipe import RewardSpec
 from corl_cli.core.types import Task
 
@@ -31,20 +24,7 @@ REWARDS: dict[str, str] = {
 
 def resolve(name: str) -> type[Reward]:
     """The class of a registered reward, or of the user's own `my_pkg.module:Class`; UsageError when there is none."""
-    if name not in REWARDS and ":" not in name:
-        raise UsageError(f"There is no reward '{name}'.", _suggest(name, list(REWARDS), "rewards").capitalize())
-    module, _, attribute = REWARDS.get(name, name).partition(":")
-    if (here := os.getcwd()) not in sys.path:
-        sys.path.append(here)  # the console script, unlike python -m, does not look beside the user
-    try:
-        found = getattr(import_module(module), attribute)
-    except Exception as error:  # a user's module may raise anything
-        reason = f"{type(error).__name__}: {error}".strip(": ").splitlines()[0]
-        raise UsageError(
-            f"Reward '{name}' cannot be imported: {reason}.",
-            "Give it as my_pkg.module:Class, with my_pkg installed or in the current folder.",
-        ) from error
-    return _checked(name, found)
+    return Kind("reward", "corl_cli.rewards.base:Reward", REWARDS, attributes=("task",)).resolve(name)
 
 
 def bind(spec: RewardSpec, task: Task) -> Reward:
@@ -53,37 +33,4 @@ def bind(spec: RewardSpec, task: Task) -> Reward:
     where = f"rewards.{task}.{spec.name}"
     if cls.task != task:
         raise UsageError(f"{where}: this reward scores {cls.task}.", f"Move it to rewards.{cls.task}.")
-    try:
-        options = cls.Options.model_validate(spec.options)
-    except ValidationError as error:
-        faults = [_fault(where, details, list(cls.Options.model_fields)) for details in error.errors()]
-        raise UsageError("\n".join(faults), _listing(spec.name, cls)) from error
-    return cls(options)
-
-
-def _checked(name: str, found: Any) -> type[Reward]:
-    from corl_cli.rewards.base import Reward
-
-    if not (inspect.isclass(found) and issubclass(found, Reward)):
-        raise UsageError(f"'{name}' is not a reward.", "Derive its class from corl_cli.rewards.base.Reward.")
-    lacking = sorted(found.__abstractmethods__) + ([] if hasattr(found, "task") else ["task"])
-    if lacking:
-        raise UsageError(f"Reward '{name}' does not define {', '.join(lacking)}.", "Add it to the class.")
-    return found
-
-
-def _fault(where: str, details: ErrorDetails, known: list[str]) -> str:
-    key = ".".join((where, *map(str, details["loc"])))
-    if details["type"] == "extra_forbidden":
-        return f"{key}: unknown key; {_suggest(str(details['loc'][0]), known, 'known here')}"
-    return f"{key}: {details['msg'][:1].lower()}{details['msg'][1:]}, not {details['input']!r}"
-
-
-def _listing(name: str, cls: type[Reward]) -> str:
-    fields = cls.Options.model_fields
-    return f"Options of {name}: {', '.join(fields)}." if fields else f"{name} has no options of its own."
-
-
-def _suggest(name: str, known: list[str], what: str) -> str:
-    nearest = get_close_matches(name, known, 1)
-    return f"did you mean {nearest[0]}?" if nearest else f"{what}: {', '.join(known) or 'none'}"
+    return cls(validate(cls.Options, spec.options, where, spec.name))

@@ -5,11 +5,15 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Iterator
 from pathlib import Path
-from typing import ClassVar
+from typing import Annotated, Any, ClassVar
 
-from pydantic import BaseModel, ConfigDict
+from pydantic import AfterValidator, BaseModel, ConfigDict
 
-from corl_cli.data.items import Dropped, Raw
+from corl_cli.data.items import Dropped, Raw, Unusable
+from corl_cli.data.sources.fields import UNREADABLE
+
+Record = dict[str, Any]  # one entry of an annotation file
+Place = Annotated[Path, AfterValidator(Path.expanduser)]  # a file or folder of the user's, ~ allowed
 
 
 class Options(BaseModel):
@@ -28,8 +32,46 @@ class Source(ABC):
 
     @abstractmethod
     def files(self) -> list[Path]:
-        """The annotation files that items come from, whose hashes go into the manifest; CorlError when one is missing."""
+        """The annotation files that items come from, whose hashes go into the manifest; CorlError when one is missing.
+
+        Called before `items`, so that whatever else can be told at once (an image folder that is not there, a file cut
+        short) stops the build before it starts.
+        """
 
     @abstractmethod
     def items(self) -> Iterator[Raw | Dropped]:
         """Every item in a fixed order, streamed where the format allows; an entry that cannot be read is a Dropped."""
+
+
+class Records(Source):
+    """A source that is a sequence of records, each read on its own.
+
+    `label` begins every id and is the column `source`. The id of a record is its field `id_field`, or else its place in
+    the file.
+    """
+
+    label: str
+    id_field: str = "id"
+
+    @abstractmethod
+    def records(self) -> Iterator[Any]:
+        """The records in order, whatever they are; CorlError when the file itself is damaged."""
+
+    @abstractmethod
+    def read(self, name: str, record: Record) -> Iterator[Raw]:
+        """The items of one record, most often one, whose ids begin with `name`; Unusable when there is none."""
+
+    def items(self) -> Iterator[Raw | Dropped]:
+        for number, record in enumerate(self.records()):
+            name = self.name(number, record)
+            try:
+                if not isinstance(record, dict):
+                    raise Unusable(UNREADABLE)
+                yield from self.read(name, record)
+            except Unusable as fault:
+                yield Dropped(id=name, source=self.label, reason=str(fault))
+
+    def name(self, number: int, record: Any) -> str:
+        """The id of the record at this place."""
+        own = record.get(self.id_field) if isinstance(record, dict) else None
+        return f"{self.label}-{number if own is None else own}"

@@ -1,0 +1,114 @@
+"""Fields of a record, read with their type; what is not there or of another type makes the record unusable."""
+
+from __future__ import annotations
+
+import math
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any, get_args
+
+from corl_cli.core.types import AnswerType
+from corl_cli.data.items import Unusable
+from corl_cli.scoring.choices import LETTERS
+
+UNREADABLE = "entry unreadable"
+INCOMPLETE = "entry lacks a field"
+NO_IMAGE = "no image"
+NOT_ANNOTATED = "image not in the annotations"
+DISAGREEMENT = "answers disagree"
+NO_FINAL_ANSWER = "no final answer"
+
+REASONS = (UNREADABLE, INCOMPLETE, NO_IMAGE, NOT_ANNOTATED, DISAGREEMENT, NO_FINAL_ANSWER)
+
+
+def text(record: Mapping[str, Any], key: str) -> str:
+    """The text, or the number as text, of a field that must be there."""
+    found = optional(record, key)
+    if not found:
+        raise Unusable(INCOMPLETE)
+    return found
+
+
+def optional(record: Mapping[str, Any], key: str) -> str:
+    """The same of a field that may be missing, null or empty: then the empty text."""
+    value = record.get(key)
+    if value is None or value == [] or (isinstance(value, float) and math.isnan(value)):
+        return ""
+    if isinstance(value, bool) or not isinstance(value, str | int | float):
+        raise Unusable(INCOMPLETE)
+    return str(value).strip()
+
+
+def texts(record: Mapping[str, Any], key: str) -> tuple[str, ...]:
+    """The list of texts of a field that must be there."""
+    value = record.get(key)
+    if not isinstance(value, list | tuple) or not value or not all(isinstance(one, str) for one in value):
+        raise Unusable(INCOMPLETE)
+    return tuple(value)
+
+
+def several(record: Mapping[str, Any], key: str) -> tuple[str, ...]:
+    """The text, or the list of texts, of a field that may be missing; what is empty is left out."""
+    found = texts(record, key) if isinstance(record.get(key), list) and record[key] else (optional(record, key),)
+    return tuple(filter(None, map(str.strip, found)))
+
+
+def number(record: Mapping[str, Any], key: str) -> int:
+    """The whole number of a field that must be there."""
+    value = record.get(key)
+    if isinstance(value, bool) or not isinstance(value, int):
+        raise Unusable(INCOMPLETE)
+    return value
+
+
+def letter(record: Mapping[str, Any], key: str, options: Sequence[str]) -> str:
+    """The letter that a field gives as the number of an option, from 0."""
+    index = number(record, key)
+    if not 0 <= index < min(len(options), len(LETTERS)):
+        raise Unusable(INCOMPLETE)
+    return LETTERS[index]
+
+
+def image(record: Mapping[str, Any], key: str, folder: Path) -> Path | bytes:
+    """The image of a field: bytes, a path below `folder`, or the struct of both that `datasets` stores."""
+    value = record.get(key)
+    if isinstance(value, Mapping):
+        value = value.get("bytes") or value.get("path")
+    if isinstance(value, bytes) and value:
+        return value
+    if isinstance(value, str) and value.strip():
+        return folder / value.strip()
+    raise Unusable(NO_IMAGE)
+
+
+def answer_type(record: Mapping[str, Any], key: str) -> AnswerType | None:
+    """`mc` or `oe` in any case; None where the record does not say."""
+    kind = optional(record, key).lower()
+    if kind and kind not in get_args(AnswerType):
+        raise Unusable(UNREADABLE)
+    return kind or None  # type: ignore[return-value]
+
+
+def majority(answers: Sequence[str]) -> str:
+    """The answer that most people gave, told apart without case; of several, the one that was given first."""
+    counts = Counter(answer.strip().lower() for answer in answers)
+    return counts.most_common(1)[0][0]
+
+
+def unlettered(options: Sequence[str]) -> tuple[str, ...]:
+    """Options without the letters that some sets write before them: "A) red", "B. green", "C: blue"."""
+    return tuple(
+        option.strip().removeprefix("(")[2:].strip() if _lettered(option, letter) else option.strip()
+        for option, letter in zip(options, LETTERS + " " * len(options), strict=False)
+    )
+
+
+def _lettered(option: str, letter: str) -> bool:
+    head = option.strip().removeprefix("(")[:2]
+    return len(head) == 2 and head[0] == letter and head[1] in ").:"
+
+
+def titled(*parts: str) -> str:
+    """A question with what goes before it, each on its own line."""
+    return "\n".join(filter(None, parts))
