@@ -8,7 +8,8 @@ import typer
 from typer.core import TyperGroup
 
 from corl_cli import __version__
-from corl_cli.cli import bench, doctor, recipe, reward, reward_run, train, world  # noqa: F401 (reward_run adds to reward)
+from corl_cli.cli import bench, data, doctor, prepare, recipe, reward, train, world
+from corl_cli.cli import reward_run as _  # adds to reward
 from corl_cli.core.errors import CorlError
 
 
@@ -49,8 +50,10 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     context_settings={"help_option_names": ["-h", "--help"]},
 )
+app.command("prepare-data", epilog="Example: corl prepare-data --limit 500 --out data/first")(prepare.prepare_data)
 app.add_typer(train.app, name="train")
 app.add_typer(reward.app, name="reward")
+app.add_typer(data.app, name="data")
 app.add_typer(recipe.app, name="recipe")
 app.add_typer(world.app, name="world")
 app.add_typer(bench.app, name="bench")
