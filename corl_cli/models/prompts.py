@@ -3,11 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Self
 
 import torch
 from torch import Tensor
-from transformers import JanusProcessor
+from transformers import AutoTokenizer, JanusConfig, JanusImageProcessorPil, JanusProcessor
+
+from corl_cli.core.errors import CorlError
 
 
 class ChatPrompts:
@@ -78,3 +82,35 @@ class ChatPrompts:
 
     def _tokenize(self, texts: list[str], **options: Any) -> Any:
         return self.tokenizer(texts, return_tensors="pt", padding=True, padding_side="left", **options)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Frame:
+    """What a checkpoint says about prompts without its weights: their format, and how many tokens there is room for."""
+
+    prompts: ChatPrompts
+    image_token_id: int
+    num_drawing_tokens: int
+    room: int
+
+    @classmethod
+    def load(cls, path: str | Path) -> Self:
+        """The frame of the checkpoint at `path` (a folder or a hub id); CorlError when it is missing or damaged."""
+        try:
+            config = JanusConfig.from_pretrained(path)
+            tokenizer = AutoTokenizer.from_pretrained(path)
+            images = JanusImageProcessorPil.from_pretrained(path)
+            processor = JanusProcessor.from_pretrained(path, tokenizer=tokenizer, image_processor=images)
+            processor.chat_template = processor.chat_template or getattr(tokenizer, "chat_template", None)
+        except Exception as error:  # as many kinds as there are ways to be damaged
+            reason = (str(error).strip() or type(error).__name__).splitlines()[0]
+            raise CorlError(
+                f"No tokenizer of a Janus could be read from {path}: {reason}",
+                "Give a folder, a run or a hub id that this machine can reach: --set model.checkpoint=…",
+            ) from error
+        return cls(
+            prompts=ChatPrompts(processor, config.vision_config.num_image_tokens),
+            image_token_id=config.image_token_id,
+            num_drawing_tokens=config.vq_config.num_patches**2,
+            room=config.text_config.max_position_embeddings,
+        )
