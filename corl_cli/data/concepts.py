@@ -128,17 +128,15 @@ def coverage(prompt: str, text: str, synonyms: bool = True) -> float:
 def choose(captions: Sequence[str], text: str, synonyms: bool = True) -> tuple[int, float]:
     """The index of the caption with the best coverage of a text, and that coverage.
 
-    Of equal ones it is the caption that names the fewest concepts, so says least besides; then the first. Where the
-    text has no concepts it is the first, and NaN. ValueError without captions.
+    Of equal ones it is the caption that names the most concepts, being the better prompt to draw from; then the first.
+    ValueError without captions.
     """
     if not captions:
         raise ValueError("choose needs a caption")
     wanted = concepts(text)
-    if not wanted:
-        return 0, math.nan
     named = [concepts(caption) for caption in captions]
     shares = [_share(names, wanted, synonyms) for names in named]
-    best = min(range(len(captions)), key=lambda index: (-shares[index], len(named[index]), index))
+    best = max(range(len(captions)), key=lambda index: (shares[index] if wanted else 0, len(named[index]), -index))
     return best, shares[best]
 
 
