@@ -51,7 +51,9 @@ class Kind:
     def _checked(self, name: str, found: Any) -> type[Any]:
         if not (inspect.isclass(found) and issubclass(found, _import(self.base))):
             raise UsageError(f"'{name}' is not a {self.noun}.", f"Derive its class from {self.base.replace(':', '.')}.")
-        lacking = sorted(getattr(found, "__abstractmethods__", ())) + [part for part in self.attributes if not hasattr(found, part)]
+        lacking = sorted(getattr(found, "__abstractmethods__", ())) + [
+            part for part in self.attributes if not hasattr(found, part)
+        ]
         if lacking:
             raise UsageError(
                 f"{self.noun.capitalize()} '{name}' does not define {', '.join(lacking)}.", "Add it to the class."

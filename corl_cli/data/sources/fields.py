@@ -18,8 +18,9 @@ NO_IMAGE = "no image"
 NOT_ANNOTATED = "image not in the annotations"
 DISAGREEMENT = "answers disagree"
 NO_FINAL_ANSWER = "no final answer"
+UNKNOWN_TYPE = "unknown answer type"
 
-REASONS = (UNREADABLE, INCOMPLETE, NO_IMAGE, NOT_ANNOTATED, DISAGREEMENT, NO_FINAL_ANSWER)
+REASONS = (UNREADABLE, INCOMPLETE, NO_IMAGE, NOT_ANNOTATED, DISAGREEMENT, NO_FINAL_ANSWER, UNKNOWN_TYPE)
 
 
 def text(record: Mapping[str, Any], key: str) -> str:
@@ -86,7 +87,7 @@ def answer_type(record: Mapping[str, Any], key: str) -> AnswerType | None:
     """`mc` or `oe` in any case; None where the record does not say."""
     kind = optional(record, key).lower()
     if kind and kind not in get_args(AnswerType):
-        raise Unusable(UNREADABLE)
+        raise Unusable(UNKNOWN_TYPE)
     return kind or None  # type: ignore[return-value]
 
 
