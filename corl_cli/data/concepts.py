@@ -10,7 +10,7 @@ from __future__ import annotations
 import math
 import re
 from collections.abc import Sequence
-from functools import cache, lru_cache
+from functools import lru_cache
 
 import simplemma
 
@@ -94,6 +94,10 @@ run jog
 purple violet
 red scarlet crimson""".splitlines()
 ]
+_SYNONYMS = {
+    word: frozenset().union(*(meaning for meaning in _MEANINGS if word in meaning)) - {word}
+    for word in frozenset().union(*_MEANINGS)
+}
 _LEMMAS = {  # where the dictionary's reading is not what a caption means, or the words are not in it
     "people": "person",
     "leaves": "leaf",
@@ -104,7 +108,6 @@ _LEMMAS = {  # where the dictionary's reading is not what a caption means, or th
     "wound": "wound",
     "saw": "saw",
     "rose": "rose",
-    "us": "we",
 }
 
 
@@ -145,7 +148,7 @@ def _share(named: frozenset[str], wanted: frozenset[str], synonyms: bool) -> flo
         return math.nan
     found = len(wanted & named)
     if synonyms:
-        found += sum(not _synonyms(concept).isdisjoint(named) for concept in wanted - named)
+        found += sum(concept in _SYNONYMS and not _SYNONYMS[concept].isdisjoint(named) for concept in wanted - named)
     return found / len(wanted)
 
 
@@ -168,9 +171,3 @@ def _lemma(word: str) -> str:
 
 
 _STOPPED = frozenset(word_list(_FUNCTION) + word_list(_ASKING))
-
-
-@cache
-def _synonyms(concept: str) -> frozenset[str]:
-    """The other words of a concept's meanings."""
-    return frozenset().union(*(meaning for meaning in _MEANINGS if concept in meaning)) - {concept}

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from dataclasses import replace
 from pathlib import Path
 
 from corl_cli.core.recipe import Prepare
@@ -20,6 +21,7 @@ def make(raw: Raw, prepare: Prepare) -> Kept | Dropped:
     An item without a question is for drawing only, one without captions for answering only: it keeps an empty prompt,
     its coverage is NaN, and filters of prompts leave it alone.
     """
+    raw = replace(raw, id=questions.clean(raw.id))
     try:
         question = questions.normalise(raw)
         prompt, coverage = _prompt(raw, question.matter, prepare)
@@ -67,4 +69,4 @@ def _prompt(raw: Raw, matter: str, prepare: Prepare) -> tuple[str, float]:
 def _path(image: Path | bytes) -> str:
     """Where an image came from; empty for bytes, and for a name that is no text, whose image is stored instead."""
     path = str(image) if isinstance(image, Path) else ""
-    return path if path.isprintable() else ""
+    return path if path.encode(errors="ignore").decode() == path else ""

@@ -144,7 +144,7 @@ def _choice(text: str, given: Sequence[str]) -> _Choice | None:
     options = _by_letter(given) if given else shown
     if not options:
         return None
-    if [plain(option) for option in shown.values()] != [plain(option) for option in options.values()]:
+    if not _same(shown, options):
         return _Choice(stem=text, options=options, text=_lettered(text, options))
     block = _marked(shown).search(text)
     if block is None:
@@ -152,6 +152,10 @@ def _choice(text: str, given: Sequence[str]) -> _Choice | None:
     parts = (_HEADING.sub("", text[: block.start()]), text[block.end() :])
     stem = "\n".join(filter(None, map(str.strip, parts)))
     return _Choice(stem=stem, options=options, text=_lettered(stem, options))
+
+
+def _same(shown: Mapping[str, str], options: Mapping[str, str]) -> bool:
+    return len(shown) == len(options) and all(plain(shown[letter]) == plain(options[letter]) for letter in options)
 
 
 def _by_letter(given: Sequence[str]) -> dict[str, str]:

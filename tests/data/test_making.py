@@ -1,4 +1,5 @@
 import math
+from dataclasses import replace
 from io import BytesIO
 from pathlib import Path
 from typing import Any
@@ -65,6 +66,13 @@ def test_paths_hold_no_bytes_unless_the_file_must_be_changed(tmp_path: Path) -> 
     assert (made.image, made.path) == (b"", str(plain))
     assert Image.open(BytesIO(kept(item(image=cmyk), images="paths").image)).mode == "RGB"
     assert kept(item(), images="paths").image == encoded()  # bytes have no path
+
+
+def test_names_that_no_file_can_hold_are_mended(tmp_path: Path) -> None:
+    path = Path(f"{tmp_path}/\udcff.png")
+    path.write_bytes(encoded())
+    made = kept(replace(item(image=path), id="7\ud800\x00"), images="paths")
+    assert (made.id, made.path, made.image) == ("7", "", encoded())
 
 
 def test_items_for_one_task_only() -> None:
