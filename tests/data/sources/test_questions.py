@@ -17,7 +17,7 @@ def images(tmp_path):
 
 def test_plain_keys(read, write, images):
     lines = (
-        '{"image": "a.jpg", "question": "What is it?", "answer": "a cat", "caption": "A cat.", "rationale": "It has ears."}'
+        '{"image": "a.jpg", "question": "What is it?", "answer": "a cat", "caption": "A cat.", "rationale": "Ears."}'
         "\n"
         '{"image": "b.jpg", "question": "Which?", "options": ["A. red", "B. blue"], "answer": "B", "answer_type": "MC",'
         ' "captions": ["Blue.", "A sky."], "question_id": 77}\n'
@@ -27,7 +27,7 @@ def test_plain_keys(read, write, images):
     first, second = offered
     assert (first.id, first.source, first.image) == ("gpt-vqa-0", "gpt-vqa", images / "a.jpg")
     assert (first.question, first.answer, first.answer_type) == ("What is it?", "a cat", None)
-    assert (first.captions, first.solution) == (("A cat.",), "It has ears.")
+    assert (first.captions, first.solution) == (("A cat.",), "Ears.")
     assert (second.id, second.options, second.answer, second.answer_type) == ("gpt-vqa-77", ("red", "blue"), "B", "mc")
     assert second.captions == ("Blue.", "A sky.")
 
