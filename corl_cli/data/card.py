@@ -7,6 +7,7 @@ import random
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from hashlib import sha256
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -63,6 +64,7 @@ def write(folder: Path, manifest: Manifest) -> None:
         columns={column: COLUMNS.get(column, "") for column in manifest["columns"]},
         size=_size_category(manifest["total"]["kept"]),
         tasks=_task_categories(found),
+        digest=_digest(manifest),
     )
     pages.write(
         folder / "preview.html",
@@ -73,6 +75,14 @@ def write(folder: Path, manifest: Manifest) -> None:
         tables={title: rows for title, rows in _tables(manifest, found).items() if rows},
         figures=distributions.figures(found, sizes),
     )
+
+
+def _digest(manifest: Manifest) -> str:
+    """A hash of all files. `datasets` knows a folder by what its card says, and would read what it once cached of it
+    though the set has been built again; with the hash in the card it does not.
+    """
+    files = [file["sha256"] for split in manifest["splits"].values() for file in split["files"]]
+    return sha256(" ".join(files).encode()).hexdigest()
 
 
 def _tables(manifest: Manifest, found: Distributions) -> dict[str, list[dict[str, Any]]]:
