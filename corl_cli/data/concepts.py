@@ -18,7 +18,6 @@ from corl_cli.scoring.english import NUMBERS, word_list
 from corl_cli.scoring.lexicon import verb
 
 _WORD = re.compile(r"\d+(?:[.,]\d+)*|[^\W\d_]+")
-_POSSESSIVE = re.compile(r"['’]s\b|(?<=s)['’](?!\w)")
 
 # Words that name nothing a picture could show. An article says "one" already, so it is no number here.
 _FUNCTION = """
@@ -116,8 +115,7 @@ def concepts(text: str) -> frozenset[str]:
 
     Numbers are concepts, words or digits alike, except one and zero; single letters are none, being names of options.
     """
-    words = _WORD.findall(_POSSESSIVE.sub("", text.lower()))
-    return frozenset(filter(None, map(_concept, words)))
+    return frozenset(filter(None, map(_concept, _WORD.findall(text.lower()))))
 
 
 def coverage(prompt: str, text: str, synonyms: bool = True) -> float:

@@ -81,10 +81,6 @@ class _Choice:
     options: dict[str, str]
     text: str
 
-    @property
-    def is_marked(self) -> bool:
-        return self.text == _lettered(self.stem, self.options)
-
 
 def normalise(raw: Raw) -> Question:
     """What an item asks, in the form in which it is stored; Unusable with the reason when it cannot be asked.
@@ -103,8 +99,8 @@ def normalise(raw: Raw) -> Question:
     if max(len(text) / MAX_QUESTION, len(answer) / MAX_CHARS) > 1:
         raise Unusable(TOO_LONG)
     choice = None if raw.answer_type == "oe" else _choice(text, raw.options)
-    if choice and raw.answer_type is None and not choice.is_marked and not _named(answer, choice.options):
-        choice = None  # "find A and B" has no options
+    if choice and raw.answer_type is None and not raw.options and not _is_meant(choice, answer):
+        choice = None
     solution = clean(_TAG.sub(" ", raw.solution))
     if choice:
         letter = _letter(answer, _told_apart(choice))
@@ -131,6 +127,8 @@ def _bare(question: str) -> str:
 
 def _unwrapped(answer: str) -> str:
     """An answer in one line without tags and reasoning; Unusable when its blocks say different things."""
+    if len(answer) > MAX_QUESTION:  # with its reasoning; the patterns below may take the square of it
+        raise Unusable(TOO_LONG)
     told = _REASONING.sub(" ", answer)
     blocks = _ANSWER.findall(told)
     if len({plain(block) for block in blocks}) > 1:
@@ -152,6 +150,12 @@ def _choice(text: str, given: Sequence[str]) -> _Choice | None:
     parts = (_HEADING.sub("", text[: block.start()]), text[block.end() :])
     stem = "\n".join(filter(None, map(str.strip, parts)))
     return _Choice(stem=stem, options=options, text=_lettered(stem, options))
+
+
+def _is_meant(choice: _Choice, answer: str) -> bool:
+    """Whether what looks like options is some: not in "which is larger, (a) or (b)?", nor in "find A and B"."""
+    marked = choice.text == _lettered(choice.stem, choice.options)
+    return all(map(plain, choice.options.values())) and (marked or _named(answer, choice.options) is not None)
 
 
 def _same(shown: Mapping[str, str], options: Mapping[str, str]) -> bool:

@@ -91,8 +91,10 @@ def test_words_stay_words(answer_type: AnswerType | None) -> None:
     assert (asked.text, asked.answer, asked.answer_type) == ("Where is it?", "on the mat", "oe")
 
 
-def test_a_question_about_a_and_b_offers_no_options() -> None:
-    assert ask("Find A and B", "3 and 5").answer_type == "oe"
+@pytest.mark.parametrize("question", ["Find A and B", "Here are (a) and (b). Which is larger, (a) or (b)?"])
+def test_a_question_about_a_and_b_offers_no_options(question: str) -> None:
+    assert ask(question, "3 and 5").answer_type == "oe"
+    assert ask(question, "(a) by 2").text == question
 
 
 @pytest.mark.parametrize("answer_type", ["mc", "oe"])
@@ -129,6 +131,7 @@ def test_an_item_for_drawing_only_asks_nothing() -> None:
         ({"question": "What?", "answer": "<answer>cat</answer> <answer>dog</answer>"}, "several answers"),
         ({"question": "What? " * 4000, "answer": "cat"}, "question or answer too long"),
         ({"question": "What?", "answer": "cat " * 300}, "question or answer too long"),
+        ({"question": "What?", "answer": "<think>" * 100_000}, "question or answer too long"),
     ],
 )
 def test_what_cannot_be_asked_is_dropped_by_reason(item: dict, reason: str) -> None:
@@ -155,7 +158,7 @@ def test_a_stored_choice_is_read_back_and_its_answer_judged_right(options: list[
     assert asked.answer == letter
     assert len(read_options(asked.text)) == len(options)
     assert judge(asked.text, asked.answer, letter, "mc").correct
-    assert ask(asked.text, asked.answer) == asked  # what is stored stays as it is
+    assert ask(asked.text, asked.answer, answer_type="mc") == asked  # what is stored stays as it is
 
 
 @given(st.text(), st.text(max_size=40), st.lists(st.text(max_size=20), max_size=4))
