@@ -8,8 +8,17 @@ import typer
 from typer.core import TyperGroup
 
 from corl_cli import __version__
-from corl_cli.cli import bench, data, doctor, prepare, recipe, reward, train, world
-from corl_cli.cli import reward_run as _  # adds to reward
+from corl_cli.cli import (
+    bench,
+    data,
+    doctor,
+    prepare,
+    recipe,
+    reward,
+    reward_run,  # noqa: F401 (adds to reward)
+    train,
+    world,
+)
 from corl_cli.core.errors import CorlError
 
 

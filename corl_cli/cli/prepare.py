@@ -126,9 +126,10 @@ class Phases:
         elif (done == total) != self.ended or time.monotonic() - self.said > self.every:
             self.ended = done == total
             self.said = time.monotonic()
-            rate = done / max(1e-9, self.said - self.begun)
+            seconds = self.said - self.begun
             of = f"/{total:,}" if total else ""
-            print(f"{phase} {done:,}{of}, {rate:,.0f} a second", file=sys.stderr, flush=True)
+            rate = f", {done / seconds:,.0f} a second" if seconds > 1 else ""
+            print(f"{phase} {done:,}{of}{rate}", file=sys.stderr, flush=True)
 
     def _bar(self) -> Any:
         from rich import progress as rich

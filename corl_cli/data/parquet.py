@@ -72,18 +72,13 @@ class Writer:
         self.waiting = schema.empty_table()
 
     def __enter__(self) -> Self:
-        binary = [name for name in ("image", "image.bytes", "image.path") if name.split(".")[0] in self.schema.names]
-        plain = [name for name in self.schema.names if name != "image"]
         with writing(self.path):
             self.path.parent.mkdir(parents=True, exist_ok=True)
-            self.file = pq.ParquetWriter(
-                self.partial,
-                self.schema,
-                # images are compressed already, and have no order
-                compression=dict.fromkeys(plain, "zstd") | dict.fromkeys(binary, "none"),
-                use_dictionary=["source", "answer_type"],
-                write_statistics=plain,
-            )
+            try:
+                self.file = self._open()
+            except OSError:
+                self.partial.unlink(missing_ok=True)
+                raise
         return self
 
     def __exit__(self, kind: type[BaseException] | None, error: object, trace: TracebackType | None) -> None:
@@ -107,6 +102,18 @@ class Writer:
             with writing(self.path):
                 self.file.write_table(self.waiting.slice(0, GROUP).combine_chunks())  # how they came must not show
             self.waiting = self.waiting.slice(GROUP)
+
+    def _open(self) -> pq.ParquetWriter:
+        """Images are compressed already, and have no order that statistics could tell of."""
+        plain = [name for name in self.schema.names if name != "image"]
+        images = ["image", "image.bytes", "image.path"]
+        return pq.ParquetWriter(
+            self.partial,
+            self.schema,
+            compression=dict.fromkeys(plain, "zstd") | dict.fromkeys(images, "none"),
+            use_dictionary=["source", "answer_type"],
+            write_statistics=plain,
+        )
 
 
 def _null_where_empty(column: pa.ChunkedArray) -> pa.Array:
