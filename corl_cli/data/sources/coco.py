@@ -36,8 +36,8 @@ class Picture:
 class Coco(Source):
     """COCO captions: the drawing task alone, no question. Annotations CC BY 4.0; images under Flickr's terms.
 
-    `captions_{split}.json` holds `images` (id, file_name) and `annotations` (image_id, caption). Schema read on
-    cocodataset.org/#format-data and in pycocotools; the file itself has not been run here.
+    `captions_{split}.json` holds `images` (id, file_name) and `annotations` (image_id, caption). Schema read in public
+    loaders and on the cards of copies; the file itself has not been run here.
     """
 
     Options = CocoOptions

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import math
+import re
 from collections import Counter
 from collections.abc import Mapping, Sequence
+from itertools import zip_longest
 from pathlib import Path
 from typing import Any, get_args
 
@@ -21,6 +23,9 @@ NO_FINAL_ANSWER = "no final answer"
 UNKNOWN_TYPE = "unknown answer type"
 
 REASONS = (UNREADABLE, INCOMPLETE, NO_IMAGE, NOT_ANNOTATED, DISAGREEMENT, NO_FINAL_ANSWER, UNKNOWN_TYPE)
+
+
+_LETTERED = re.compile(r"\(?([A-J])[).:]\s*")
 
 
 def text(record: Mapping[str, Any], key: str) -> str:
@@ -100,14 +105,13 @@ def majority(answers: Sequence[str]) -> str:
 def unlettered(options: Sequence[str]) -> tuple[str, ...]:
     """Options without the letters that some sets write before them: "A) red", "B. green", "C: blue"."""
     return tuple(
-        option.strip().removeprefix("(")[2:].strip() if _lettered(option, letter) else option.strip()
-        for option, letter in zip(options, LETTERS + " " * len(options), strict=False)
+        _unlettered(option.strip(), letter) for option, letter in zip_longest(options, LETTERS[: len(options)])
     )
 
 
-def _lettered(option: str, letter: str) -> bool:
-    head = option.strip().removeprefix("(")[:2]
-    return len(head) == 2 and head[0] == letter and head[1] in ").:"
+def _unlettered(option: str, letter: str | None) -> str:
+    found = _LETTERED.match(option)
+    return option[found.end() :] if found and found[1] == letter else option
 
 
 def titled(*parts: str) -> str:

@@ -24,12 +24,12 @@ class MavisOptions(Options):
 
 
 class Mavis(Records):
-    """MAVIS-Instruct, the subsets mavis_math_rule_geo and mavis_math_metagen (licence: see their card); no captions.
+    """MAVIS-Instruct, the subsets mavis_math_rule_geo and mavis_math_metagen (Apache-2.0 by their card); no captions.
 
     Columns: id, image, conversations (human: an instruction, "Question: …" and, for multiple choice, "Choices:" with a
-    line "A: …" for each; gpt: reasoning that ends in "Answer: …" or "The answer is …"), data_source. Schema read on the
-    card of LLaVA-OneVision-Data, the texts in public evaluation code; the files themselves have not been run here. The
-    authors' own release is an archive whose inner files are not described.
+    line "A: …" for each; gpt: reasoning that ends in "Answer: …" or "The answer is …"), data_source. Subsets read
+    on the Hub, columns and texts in public converters and training code; no file has been run here. The authors' own
+    release is an archive whose inner files are not described.
     """
 
     Options = MavisOptions

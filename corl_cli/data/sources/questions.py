@@ -47,7 +47,7 @@ class Questions(Records):
     question) or `question` with `answer` or `answers` (one, several of which the most frequent counts, or VQA's list
     of {"answer": …}). It may have `options` or `choices`, `caption` or `captions`, `rationale`, `answer_type`. Ids are
     `question_id` where there is one, else the place in the file, because `id` often names the image. There is no
-    published schema of GPT-VQA to follow; LLaVA's was read in its documentation.
+    published schema of GPT-VQA to follow; LLaVA's was read in public documentation.
     """
 
     Options = QuestionsOptions

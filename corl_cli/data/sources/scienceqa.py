@@ -27,7 +27,7 @@ class ScienceQa(Records):
 
     `problems.json` is an object by problem id: question, choices, answer (a number from 0), hint, image ("image.png"
     or null), lecture, solution, split, and subjects; the image is `images/{split}/{id}/image.png`. Schema read in the
-    authors' repository and in the loading scripts on the Hub; the file itself has not been run here. The hint, which
+    loading scripts and cards on the Hub and in public converters; the file itself has not been run here. The hint, which
     many questions need, goes before the question. Problems without an image are dropped.
     """
 

@@ -28,8 +28,8 @@ class TabMwp(Records):
 
     `problems_{split}.json` is an object by problem id: question, choices (or null), answer, unit (or null), solution,
     ques_type (multi_choice, free_text), ans_type, table_title, table, …; the image is `tables/{id}.png`. Schema read
-    in the authors' repository and a description of its files; the file itself has not been run here. The unit goes
-    after the question, as in the authors' prompts. Problems of the type that is not asked for are not offered.
+    in a description of the files and the list of those in the authors' repository; none has been run here. The unit
+    goes after the question, which without it may have no single answer. Problems of the type that is not asked for are not offered.
     """
 
     Options = TabMwpOptions

@@ -1,0 +1,45 @@
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from corl_cli.data.items import Unusable
+from corl_cli.data.sources import fields
+
+
+@pytest.mark.parametrize(
+    ("options", "bare"),
+    [
+        (["A) red", "(B) green", "C: blue", "D. x"], ("red", "green", "blue", "x")),
+        ([" red ", "B. green"], ("red", "green")),
+        (["B. red", "A. green"], ("B. red", "A. green")),  # letters that are not their own are text
+        (["A", "A.M."], ("A", "A.M.")),
+        ([str(number) for number in range(12)], tuple(str(number) for number in range(12))),
+    ],
+)
+def test_options_lose_their_own_letter(options, bare):
+    assert fields.unlettered(options) == bare
+
+
+@given(st.lists(st.text(), min_size=1))
+def test_the_majority_is_an_answer_that_nobody_outvotes(answers):
+    told = [answer.strip().lower() for answer in answers]
+    chosen = fields.majority(answers)
+    assert chosen in told
+    assert all(told.count(other) <= told.count(chosen) for other in told)
+
+
+@pytest.mark.parametrize("value", [None, "", "  ", [], float("nan"), True, {}, ["a"]])
+def test_a_text_that_is_not_there(value):
+    with pytest.raises(Unusable, match="entry lacks a field"):
+        fields.text({"question": value}, "question")
+
+
+@pytest.mark.parametrize(("value", "read"), [("a ", "a"), (3, "3"), (2.5, "2.5"), (0, "0")])
+def test_a_text_or_a_number(value, read):
+    assert fields.text({"answer": value}, "answer") == read
+
+
+@pytest.mark.parametrize("index", [-1, 2, 1.0, True, "1", None])
+def test_a_letter_of_an_option_that_is_not_there(index):
+    with pytest.raises(Unusable):
+        fields.letter({"answer": index}, "answer", ["red", "blue"])
