@@ -85,6 +85,21 @@ def show(
         console().print(f"{out} is its image.", markup=False)
 
 
+@app.command(epilog="Example: corl data merge data/stage1-1-of-2 data/stage1-2-of-2 --out data/stage1")
+def merge(
+    folders: Annotated[list[Path], typer.Argument(metavar="DIR...", help="All the shards of one build.")],
+    out: Annotated[Path, typer.Option("--out", metavar="DIR", help="The folder of the whole set.")],
+    as_json: Json = False,
+) -> None:
+    """Join the shards of corl prepare-data --shard. Duplicates, balance and splits are judged over all of them."""
+    from corl_cli.cli import prepare
+    from corl_cli.pipelines.prepare import merge
+
+    with prepare.Phases() as phases:
+        built = merge(folders, out, phases)
+    prepare.show(built, as_json)
+
+
 def _load(path: str, recipe: str, overrides: list[str]) -> recipes.Recipe:
     """The recipe with `path` as its data."""
     from corl_cli.core.loader import load

@@ -99,3 +99,38 @@ def test_the_frame_is_that_of_the_policy(policy, triplets):
     questions = [triplet.question for triplet in triplets]
     for ours, theirs in zip(frame.prompts.ask(questions), policy.prompts.ask(questions), strict=True):
         assert torch.equal(ours, theirs)
+
+
+def test_shards_are_merged_into_one_set(tmp_path):
+    def build(*words):
+        result = CliRunner().invoke(
+            app,
+            ["prepare-data", "--limit", "40", "--num-proc", "1", "--set", "prepare.shard_size=10", *map(str, words)],
+        )
+        assert result.exit_code == 0, result.output
+
+    build("--out", tmp_path / "whole")
+    for shard in (1, 2):
+        build("--out", tmp_path / str(shard), "--shard", f"{shard}/2")
+    result = corl("merge", tmp_path / "1", tmp_path / "2", "--out", tmp_path / "both", "--json")
+    assert result.exit_code == 0, result.output
+    assert json.loads(result.stdout)["total"]["offered"] == 40
+    whole, both = (
+        {file.name: file.read_bytes() for file in (tmp_path / name / "data").iterdir()} for name in ("whole", "both")
+    )
+    assert whole == both
+    assert corl("check", tmp_path / "both").exit_code == 0
+    missing = corl("merge", tmp_path / "2", "--out", tmp_path / "half")
+    assert missing.exit_code == 2
+    assert "Shards are missing: 1/2." in missing.stderr
+
+
+def test_the_cost_of_building_is_measured_in_fresh_processes(tmp_path):
+    words = ["bench", "data", "--items", "12", "--items", "4", "--scratch", str(tmp_path), "--json"]
+    result = CliRunner().invoke(app, words)
+    assert result.exit_code == 0, result.output
+    first, second = json.loads(result.stdout)
+    assert (first["items"], first["kept"], second["items"], second["kept"]) == (4, 4, 12, 12)
+    assert first["ms_per_further_item"] is None
+    assert second["peak_mib"] > 50
+    assert not list(tmp_path.iterdir())
