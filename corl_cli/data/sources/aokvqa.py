@@ -27,8 +27,8 @@ class Aokvqa(Records):
     """A-OKVQA v1.0 (Apache-2.0), its captions from COCO 2017: train for train, val for val.
 
     `aokvqa_v1p0_{split}.json` is an array of: question_id, image_id, question, choices (4), correct_choice_idx,
-    direct_answers (10), difficult_direct_answer, rationales (3). Schema read in public loaders
-    (LAVIS's among them) and a printed entry; the file itself has not been run here. Open-ended answers are the most frequent of the direct ones;
+    direct_answers (10), difficult_direct_answer, rationales (3). Schema read in public loaders (LAVIS's among them) and
+    a printed entry; the file itself has not been run here. Open-ended answers are the most frequent of the direct ones;
     questions that the authors mark as having no agreed direct answer are then dropped, as in their evaluation.
     """
 

@@ -25,10 +25,10 @@ class ScienceQaOptions(Options):
 class ScienceQa(Records):
     """ScienceQA (CC BY-NC-SA 4.0), multiple choice; it has no captions.
 
-    `problems.json` is an object by problem id: question, choices, answer (a number from 0), hint, image ("image.png"
-    or null), lecture, solution, split, and subjects; the image is `images/{split}/{id}/image.png`. Schema read in the
-    loading scripts and cards on the Hub and in public converters; the file itself has not been run here. The hint, which
-    many questions need, goes before the question. Problems without an image are dropped.
+    `problems.json` is an object by problem id: question, choices, answer (a number from 0), hint, image ("image.png" or
+    null), lecture, solution, split, and subjects; the image is `images/{split}/{id}/image.png`. Schema read in the
+    loading scripts and cards on the Hub and in public converters; the file itself has not been run here. The hint,
+    which many questions need, goes before the question. Problems without an image are dropped.
     """
 
     Options = ScienceQaOptions

@@ -27,9 +27,10 @@ class TabMwp(Records):
     """TabMWP (CC BY-NC-SA 4.0); it has no captions.
 
     `problems_{split}.json` is an object by problem id: question, choices (or null), answer, unit (or null), solution,
-    ques_type (multi_choice, free_text), ans_type, table_title, table, …; the image is `tables/{id}.png`. Schema read
-    in a description of the files and the list of those in the authors' repository; none has been run here. The unit
-    goes after the question, which without it may have no single answer. Problems of the type that is not asked for are not offered.
+    ques_type (multi_choice, free_text), ans_type, table_title, table, …; the image is `tables/{id}.png`. Schema read in
+    a description of the files and the list of those in the authors' repository; none has been run here. The unit goes
+    after the question, which without it may have no single answer. Problems of the type that is not asked for are not
+    offered.
     """
 
     Options = TabMwpOptions
