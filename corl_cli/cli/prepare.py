@@ -7,11 +7,13 @@ import os
 import sys
 import time
 from contextlib import ExitStack
+from dataclasses import replace
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from corl_cli.cli.common import DryRun, Json, Out, Recipe, Resume, Seed, Set, console, table
+from corl_cli.core.errors import UsageError
 
 if TYPE_CHECKING:
     from corl_cli.data.manifest import Counts
@@ -38,6 +40,12 @@ def prepare_data(
     shard: Annotated[
         str | None, typer.Option("--shard", metavar="I/N", help="Build the I-th of N parts, for corl data merge.")
     ] = None,
+    rollouts: Annotated[
+        str | None,
+        typer.Option(
+            "--rollouts", metavar="POLICY", help="Keep what this checkpoint or run neither always nor never gets."
+        ),
+    ] = None,
     dry_run: DryRun = False,
     as_json: Json = False,
 ) -> None:
@@ -57,6 +65,8 @@ def prepare_data(
         loaded, limit, wanted = begun.recipe, limit or begun.limit, wanted if shard else begun.shard
     else:
         loaded = load(recipe, overrides)
+    if rollouts and wanted != (1, 1):
+        raise UsageError("--rollouts rates a whole set, not a shard.", "Leave it out, and rate what is merged.")
     if dry_run:
         rows = prepare.plan(loaded, limit)
         table([rows] if as_json else [{"plan": key, "": value} for key, value in rows.items()], as_json=as_json)
@@ -72,6 +82,11 @@ def prepare_data(
             num_proc=num_proc or min(MOST, len(os.sched_getaffinity(0))),
             report=phases,
         )
+        if rollouts:
+            from corl_cli.pipelines.difficulty import rate
+
+            rated = rate(folder, rollouts, loaded, phases)
+            built = replace(built, sources=rated["sources"], total=rated["total"])
     show(built, as_json)
 
 

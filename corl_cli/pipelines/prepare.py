@@ -69,8 +69,9 @@ def place(recipe: Recipe, out: Path | None, shard: tuple[int, int], *, resume: b
 
 
 def begun(folder: Path) -> Order | None:
-    """What the build in a folder was asked for, to go on with; None where there is none to go on with."""
-    return Parts(folder / "parts").order()
+    """What the set in a folder was asked for, whether it is finished or to go on with; None where there is none."""
+    record = manifest.read(folder)
+    return Parts(folder / "parts").order() or (_order_of(record) if record else None)
 
 
 def build(
@@ -89,7 +90,7 @@ def build(
     UsageError when `out` holds something else, CorlError when the build fails, Interrupted when it was asked to stop:
     finished parts stay in both cases.
     """
-    if resume and (done := manifest.read(out)) and begun(out) is None:
+    if resume and (done := manifest.read(out)) and Parts(out / "parts").order() is None:
         return _complete(recipe, done, out)
     bound = _bind(recipe)
     order = Order(corl=__version__, recipe=recipe, limit=limit, files=_files(bound), shard=shard)
@@ -130,7 +131,8 @@ def merge(folders: Sequence[Path], out: Path, report: Report) -> Built:
         )
     whole = first.model_copy(update={"shard": (1, 1)})
     with _stoppable("Nothing is lost: merge again."):
-        _open(Parts(out / "parts"), whole, out, resume=begun(out) is not None)
+        marker = Parts(out / "parts")
+        _open(marker, whole, out, resume=marker.order() is not None)
         return _finish(out, whole, dict(sorted(owners.items())), report)
 
 
@@ -165,11 +167,14 @@ def _finish(out: Path, order: Order, owners: Mapping[int, Parts], report: Report
 
 def _complete(recipe: Recipe, done: Manifest, out: Path) -> Built:
     """The set that is built already; UsageError when it is of another recipe."""
-    theirs = Order(corl=done["corl"], recipe=Recipe.model_validate(done["recipe"]))
-    if changes := theirs.differences(Order(corl=done["corl"], recipe=recipe)):
+    if changes := _order_of(done).differences(Order(corl=done["corl"], recipe=recipe)):
         raise UsageError(f"{out} is complete, and of another recipe:\n{_lines(changes)}", "Build into another folder.")
     _remove(out / "parts")  # where a kill came between the manifest and this
     return Built(path=out, sources=done["sources"], total=done["total"])
+
+
+def _order_of(record: Manifest) -> Order:
+    return Order(corl=record["corl"], recipe=Recipe.model_validate(record["recipe"]))
 
 
 def _open(parts: Parts, order: Order, out: Path, *, resume: bool) -> Order:
@@ -198,7 +203,7 @@ def _open(parts: Parts, order: Order, out: Path, *, resume: bool) -> Order:
 
 def _made_order(folder: Path) -> Order:
     """The order of a shard whose parts are all there."""
-    order = begun(folder)
+    order = Parts(folder / "parts").order()
     if order is None:
         raise UsageError(
             f"{folder} holds no parts to merge.", "Name folders that corl prepare-data --shard i/n has built."

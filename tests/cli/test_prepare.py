@@ -257,7 +257,7 @@ def test_another_recipe_or_source_is_not_gone_on_with(workplace: Path, waiting: 
 
 def test_a_complete_set_is_left_as_it_is(workplace: Path) -> None:
     before = (workplace / "whole" / "manifest.json").read_bytes()
-    again = corl(workplace, "--out", "whole", "--resume", "--json")
+    again = corl(workplace, "--out", "whole", "--resume", "--json", recipe=None)
     assert again.exit_code == 0, again.stderr
     assert json.loads(again.stdout)["total"]["kept"] == ITEMS - MISSING
     assert (workplace / "whole" / "manifest.json").read_bytes() == before
@@ -294,6 +294,7 @@ def test_the_plan_tells_and_writes_nothing(workplace: Path, monkeypatch: pytest.
     [
         (["--shard", "3/2"], "this is not i/n"),
         (["--resume"], "no --out was given"),
+        (["--shard", "1/2", "--rollouts", "world"], "not a shard"),
         (["--set", "prepare.sources=[{name: wrld}]"], "Did you mean world?"),
         (["--set", "prepare.sources=[{name: world, sise: 3}]"], "did you mean size?"),
         (["--set", "prepare.filters.min_coverage=2"], "prepare.filters.min_coverage"),
