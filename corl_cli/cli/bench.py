@@ -91,7 +91,7 @@ def data(
 ) -> None:
     """Build sets of several sizes from generated images, to see what an item costs. Memory, and milliseconds.
 
-    The images are JPEGs of 500x400 with captions and questions: some 45 KB each, twice, on the disk meanwhile.
+    The images are JPEGs of 500x400 with captions and questions: some 50 KB each, twice, on the disk meanwhile.
     """
     from dataclasses import asdict
 

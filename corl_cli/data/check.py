@@ -250,8 +250,12 @@ def _equal(hashes: array[int]) -> Iterator[list[int]]:
 
     values = numpy.frombuffer(hashes, dtype=numpy.uint64)
     order = numpy.argsort(values, kind="stable")
-    ends = numpy.flatnonzero(numpy.diff(values[order])) + 1
-    groups = [rows.tolist() for rows in numpy.split(order, ends) if len(rows) > 1]
+    starts = numpy.flatnonzero(numpy.diff(values[order], prepend=values[order][:1] ^ 1))
+    lengths = numpy.diff(starts, append=len(order))
+    several = lengths > 1  # lists are made of these only: most rows have a hash of their own
+    groups = [
+        order[start : start + length].tolist() for start, length in zip(starts[several], lengths[several], strict=True)
+    ]
     yield from sorted(groups)
 
 

@@ -77,11 +77,13 @@ def _pixels(number: int) -> np.ndarray:
     """[400, 500, 3] uint8: a gradient of two colours, coarse shapes, and fine noise."""
     rng = np.random.default_rng(number)
     width, height = SIZE
-    ramp = np.linspace(0, 1, width)[None, :, None] * np.linspace(0.5, 1, height)[:, None, None]
-    first, second = rng.uniform(0, 255, (2, 1, 1, 3))
-    coarse = np.kron(rng.normal(0, 30, (8, 10, 1)), np.ones((height // 8, width // 10, 1)))
-    noise = rng.normal(0, 8, (height, width, 1))
-    return (first + (second - first) * ramp + coarse + noise).clip(0, 255).astype(np.uint8)
+    ramp = np.linspace(0, 1, width, dtype=np.float32)[None, :] * np.linspace(0.5, 1, height, dtype=np.float32)[:, None]
+    blocks = rng.normal(0, 30, (8, 10)).astype(np.float32)
+    coarse = blocks.repeat(height // 8, axis=0).repeat(width // 10, axis=1)
+    grey = coarse + 8 * rng.standard_normal((height, width), dtype=np.float32)
+    first, second = rng.uniform(0, 255, (2, 3)).astype(np.float32)
+    channels = [(grey + low + (high - low) * ramp).clip(0, 255) for low, high in zip(first, second, strict=True)]
+    return np.stack(channels, axis=-1).astype(np.uint8)
 
 
 def _texts(number: int) -> dict[str, object]:
