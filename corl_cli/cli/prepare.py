@@ -79,7 +79,7 @@ def prepare_data(
             limit=limit,
             shard=wanted,
             resume=resume,
-            num_proc=num_proc or min(MOST, len(os.sched_getaffinity(0))),
+            num_proc=num_proc or min(MOST, os.cpu_count() or 1),
             report=phases,
         )
         if rollouts:

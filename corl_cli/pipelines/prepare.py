@@ -50,9 +50,8 @@ def plan(recipe: Recipe, limit: int | None) -> dict[str, str]:
     rows["items"] = f"the first {limit:,}" if limit else "all"
     for name in ("filters", "balance"):
         section = getattr(recipe.prepare, name).model_dump()
-        rows[name] = (
-            ", ".join(f"{key}: {value}" for key, value in section.items() if value not in (None, False)) or "none"
-        )
+        used = [f"{key}: {value}" for key, value in section.items() if value is not None and value is not False]
+        rows[name] = ", ".join(used) or "none"
     rows["images"] = "stored inside" if recipe.prepare.images == "bytes" else "stored as paths"
     rows["files"] = (
         f"parquet of {recipe.prepare.shard_size:,} rows; {recipe.prepare.test:.0%} of the images in split test"

@@ -281,11 +281,12 @@ def test_limit_counts_offered_items(workplace: Path) -> None:
 def test_the_plan_tells_and_writes_nothing(workplace: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(workplace)
     before = sorted(workplace.iterdir())
-    plan = CliRunner().invoke(app, ["prepare-data", "--recipe", "mine.yaml", "--dry-run", "--limit", "5"])
+    near = ["--set", "prepare.filters.near_duplicates=0"]
+    plan = CliRunner().invoke(app, ["prepare-data", "--recipe", "mine.yaml", "--dry-run", "--limit", "5", *near])
     assert plan.exit_code == 0, plan.output
     assert "mine.txt" in plan.stdout
     assert "the first 5" in plan.stdout
-    assert "duplicates" in plan.stdout
+    assert "near_duplicates: 0, duplicates: True, contradictions: True" in plan.stdout
     assert sorted(workplace.iterdir()) == before
 
 
