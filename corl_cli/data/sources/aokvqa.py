@@ -29,7 +29,8 @@ class Aokvqa(Records):
     `aokvqa_v1p0_{split}.json` is an array of: question_id, image_id, question, choices (4), correct_choice_idx,
     direct_answers (10), difficult_direct_answer, rationales (3). Schema read in public loaders (LAVIS's among them) and
     a printed entry; the file itself has not been run here. Open-ended answers are the most frequent of the direct ones;
-    questions that the authors mark as having no agreed direct answer are then dropped, as in their evaluation.
+    questions that the authors mark as having no agreed direct answer are then dropped, as in their evaluation. The
+    rationales are left out: the paper chooses captions by problem and solution, and its solutions are the answers.
     """
 
     Options = AokvqaOptions
@@ -61,7 +62,6 @@ class Aokvqa(Records):
             question=text(record, "question"),
             options=choices,
             answer=letter(record, "correct_choice_idx", choices) if mc else _agreed(record),
-            solution=" ".join(texts(record, "rationales")),
             answer_type=self.options.answers,
         )
 
