@@ -23,7 +23,7 @@ from PIL import Image
 from torch import Tensor, nn
 
 from corl_cli.core.errors import CorlError
-from corl_cli.core.requirements import Requirement
+from corl_cli.core.requirements import Requirement, demand
 from corl_cli.scoring.measure import Measured, failed
 
 SHIFT, SCALE = (-0.030, -0.088, -0.188), (0.458, 0.448, 0.450)  # of RGB in -1..1, where the heads were fitted
@@ -142,9 +142,7 @@ class Lpips:
 
     def load(self, device: torch.device) -> None:
         """See measure.Model; a backbone missing in the hub's cache is downloaded to it where that is allowed."""
-        for requirement in self.requirements():
-            if not requirement.met:
-                raise CorlError(f"No {requirement.name}: {requirement.detail}.", requirement.remedy)
+        demand(self.requirements(), "LPIPS")
         if not self.backbone.is_file():
             _download(self.kind.url, self.backbone)
         network = Network(self.kind)

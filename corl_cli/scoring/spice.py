@@ -10,7 +10,7 @@ from typing import NamedTuple
 import torch
 
 from corl_cli.core.errors import CorlError
-from corl_cli.core.requirements import Requirement
+from corl_cli.core.requirements import Requirement, demand
 from corl_cli.scoring import corenlp, jvm
 from corl_cli.scoring.measure import Measured, failed
 from corl_cli.scoring.scene_graph import SceneTuple
@@ -59,9 +59,7 @@ class Spice:
 
     def load(self, device: torch.device) -> None:
         """Start the JVM and have CoreNLP load its models, fetched first if need be; CorlError when that fails."""
-        for need in self.requirements():
-            if not need.met:
-                raise CorlError(f"SPICE needs {need.name}, which is {need.state}: {need.detail}.", need.remedy)
+        demand(self.requirements(), "SPICE")
         jars = corenlp.find() or corenlp.fetch()
         self.server = SpiceServer(jars)
         (trial,) = self.server.parse(["a cat"])
