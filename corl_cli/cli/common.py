@@ -9,9 +9,11 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from functools import cache
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, Protocol
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
+
+from corl_cli.core.progress import Progress
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -75,13 +77,6 @@ def _cell(value: Any) -> str:
     if value is None:
         return "-"
     return f"{value:.4g}" if isinstance(value, float) else str(value)
-
-
-class Progress(Protocol):
-    """How far a piece of work is."""
-
-    def advance(self, steps: int = 1, note: str = "") -> None:
-        """Count finished steps; `note` is shown beside them."""
 
 
 @contextmanager
