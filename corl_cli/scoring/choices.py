@@ -81,9 +81,14 @@ def choose(answer: str, options: Mapping[str, str]) -> str | None:
     if len(named) == 1:
         return named[0]
     for part in (_REASON.split(text)[0], text):
-        if asserted := _asserted(" ".join(part.split()), options):
-            return asserted.pop() if len(asserted) == 1 else None
+        if found := _asserted(" ".join(part.split()), options):
+            return found.pop() if len(found) == 1 else None
     return None
+
+
+def asserted(answer: str, options: Mapping[str, str]) -> set[str]:
+    """The letters of all options that an answer names, by letter or by text, and does not reject."""
+    return _asserted(" ".join(normalise(answer).split()), options)
 
 
 def _named(text: str, options: Mapping[str, str]) -> list[str]:
@@ -140,7 +145,7 @@ def _unmarked(question: str) -> dict[str, str]:
 
 
 def _asserted(text: str, options: Mapping[str, str]) -> set[str]:
-    """The letters of all options that a text names, by letter or by text, and does not reject."""
+    """`asserted` of a text in one notation and on one line."""
     text = with_digits(text)
     mentions: list[Mention] = []
     hidden = text
@@ -161,12 +166,12 @@ def _asserted(text: str, options: Mapping[str, str]) -> set[str]:
             for match in re.finditer(pattern, hidden)
             if match[1].upper() in (options or LETTERS)
         ]
-    asserted: set[str] = set()
+    found: set[str] = set()
     for group in _lists(sorted(mentions), text):
         start, end = group[0][0], group[-1][1]
         if not _NEGATION.search(text[max(0, start - 60) : start]) and not _REJECTION.match(text[end : end + 60]):
-            asserted |= {letter for _, _, letter in group}
-    return asserted
+            found |= {letter for _, _, letter in group}
+    return found
 
 
 def _lists(mentions: list[Mention], text: str) -> list[list[Mention]]:
@@ -188,6 +193,8 @@ def _is_letter(
     after = text[match.end() :]
     if match[1] not in "AI" or not (following := re.match(r" ([\w'\0]+)", after)):
         return True
+    if following[1] in (options or LETTERS):
+        return True  # "A B C"
     if following[1].startswith("\0"):
         return any(start == match.end() + 1 and letter == match[1] for start, _, letter in mentions)
     return following[1].casefold() in _AFTER_LETTER and match[1] == "A"
