@@ -21,7 +21,7 @@ from corl_cli.pipelines.recordings import Recordings, pooled
 from corl_cli.scoring.agreement import correlation, tied_pairs
 from corl_cli.scoring.appearance import appearance
 from corl_cli.scoring.groups import zero_variance
-from corl_cli.trainer import loop
+from corl_cli.trainer import metrics
 from corl_cli.trainer.rollout import Recorded
 
 if TYPE_CHECKING:
@@ -192,7 +192,7 @@ def _task(task: Task, recorded: Recorded) -> TaskStatistics:
 
 
 def _rewards(record: Record, whole: Mapping[Task, Recorded]) -> list[RewardStatistics]:
-    share = loop.shares(whole, record.recipe)
+    share = metrics.shares(whole, record.recipe)
     found = []
     for task, recorded in whole.items():
         size = recorded.samples.sampling.group_size

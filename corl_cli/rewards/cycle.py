@@ -90,6 +90,7 @@ class Cycle(Reward):
                 _reasons(looks.details[row], says.details[row]) or f"'{caption}': {note(says.details[row])}"
                 for row, caption in enumerate(captions)
             ],
+            texts={"caption": captions},
         )
 
     def explain(self, samples: Samples, policy: UnifiedPolicy | None) -> list[Explanation]:
