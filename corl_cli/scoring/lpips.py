@@ -217,7 +217,7 @@ class Lpips:
             name=f"{self.name} heads",
             state="missing",
             detail=f"the lpips package holds them as {self.heads}, which is not there",
-            remedy="pip install --no-deps lpips",  # its torchvision is not needed
+            remedy="pip install --no-deps pycocoevalcap lpips",  # what they ask for could replace torch
         )
 
     def _backbone_requirement(self) -> Requirement:

@@ -276,4 +276,4 @@ def test_without_the_lpips_package_the_heads_are_missing(backbones, monkeypatch)
     assert [requirement.state for requirement in likeness.requirements()] == ["missing", "ok"]
     with pytest.raises(CorlError, match="lpips package") as raised:
         likeness.load(CPU)
-    assert "pip install --no-deps lpips" in raised.value.hint
+    assert "pip install --no-deps pycocoevalcap lpips" in raised.value.hint
