@@ -12,6 +12,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image
 
+from corl_cli.core.errors import UsageError
 from corl_cli.core.recipe import RewardSpec
 from corl_cli.core.types import Sampling
 from corl_cli.rewards import bind
@@ -135,6 +136,42 @@ def test_cycle_compares_at_the_size_that_it_is_given(policy, drawings):
     small = reward("cycle", "t2i", Captioner("a"), size=8).score(samples, policy).parts["pixel"]
     assert own[0] == pytest.approx(0.75, abs=0.01)
     assert small[0] > 0.97
+
+
+def test_cycle_crops_first_and_then_treats_both_images_alike(policy, drawings):
+    wide = drawings.outputs[0].resize((64, 32))
+    samples = replace(drawings, triplets=[replace(t, image=wide) for t in drawings.triplets], outputs=[wide] * 6)
+    scores = reward("cycle", "t2i", Captioner("a"), resize="crop", size=16).score(samples, policy)
+    assert scores.parts["pixel"].tolist() == [1] * 6
+
+
+def test_a_half_without_weight_is_left_out_with_all_that_it_needs(policy, drawings):
+    unnamed = replace(drawings, triplets=[replace(t, prompt="!!!") for t in drawings.triplets])
+    looks = reward("cycle", "t2i", text="spice", captioner="no/such-blip", text_weight=0)
+    assert not looks.needs_reference
+    assert looks.requirements() == []
+    scores = looks.score(unnamed, policy)
+    assert torch.equal(scores.values, scores.parts["pixel"])
+    assert set(scores.parts) == {"pixel"}
+    assert len(looks.explain(unnamed, policy)[0].pictures) == 3
+    says = reward("cycle", "t2i", Captioner("a red circle"), perceptual="lpips-vgg", perceptual_weight=0)
+    assert says.requirements() == []
+    assert set(says.score(drawings, policy).parts) == {"scene_graph"}
+
+
+@pytest.mark.parametrize(
+    ("options", "words"),
+    [
+        ({"backbone": "x.pth"}, "backbone has no effect with perceptual: pixel"),
+        ({"text": "spice", "synonyms": False}, "synonyms has no effect with text: spice"),
+        ({"text_encoder": "x"}, "text_encoder has no effect with text: scene_graph"),
+        ({"captioner": "x", "caption_prompt": "what"}, "caption_prompt has no effect with captioner: x"),
+        ({"text_weight": 0, "perceptual_weight": 0}, "must be above 0"),
+    ],
+)
+def test_cycle_refuses_options_without_effect(options, words):
+    with pytest.raises(UsageError, match=words):
+        bind(RewardSpec.model_validate({"name": "cycle", **options}), "t2i")
 
 
 def test_cycle_explains_itself(policy, drawings):
