@@ -91,6 +91,12 @@ def asserted(answer: str, options: Mapping[str, str]) -> set[str]:
     return _asserted(" ".join(normalise(answer).split()), options)
 
 
+def named(text: str, options: Mapping[str, str]) -> set[str]:
+    """The letters of the options that a text names, one or several."""
+    chosen = choose(text, options)
+    return {chosen} if chosen else _asserted(" ".join(normalise(text).split()), options)
+
+
 def _named(text: str, options: Mapping[str, str]) -> list[str]:
     """The letters of the options whose text says the same; else of those that say it as a sentence, or with a unit."""
     said = plain(text)
