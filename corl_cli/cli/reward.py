@@ -56,8 +56,9 @@ File = Annotated[
     typer.Option(
         "--file",
         metavar="JSONL",
-        help="Many samples in place of one, a JSON object on each line, its keys named as the options are. "
-        "Image paths are relative to the file's folder; without an id a sample goes by the number of its line.",
+        help="Many samples in place of one, a JSON object on each line with what the rewards need of id, prompt, "
+        "image, real, question, gold, answer_type, completion. Image paths are relative to the file's folder; without "
+        "an id a sample goes by the number of its line.",
     ),
 ]
 Checkpoint = Annotated[
@@ -237,7 +238,7 @@ def _load(panel: Panel, samples: Sequence[Given | Failure]) -> None:
         typer.echo(f"policy: {panel.policy_name}{shipped}", err=True)
     for name, reward in panel.rewards.items():
         if options := reward.options.model_dump(exclude_none=True):
-            typer.echo(f"{name}: {', '.join(f'{key} {value}' for key, value in options.items())}", err=True)
+            typer.echo(f"options of {name}: {', '.join(f'{key} {value}' for key, value in options.items())}", err=True)
 
 
 def _scored(panel: Panel, samples: Sequence[Given | Failure]) -> list[Scored | Failure]:

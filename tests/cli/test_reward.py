@@ -199,7 +199,7 @@ def test_a_missing_image_is_noticed_before_the_models_load(folder):
 def test_what_ran_is_said(folder, triplets):
     words = ["--image", "0.png", "--real", "0.png", "--prompt", triplets[0].prompt]
     found = reward("score", "--reward", "cycle", *words)
-    assert "cycle: perceptual pixel, text scene_graph" in found.stderr
+    assert "options of cycle: perceptual pixel, text scene_graph" in found.stderr
     assert "captioner policy" in found.stderr
 
 
