@@ -15,7 +15,7 @@ LARGE = {"hidden_size": 1024, "intermediate_size": 4096, "num_hidden_layers": 24
 
 def vgg(folder: Path) -> Path:
     """The file of a vgg16 of full size, as torchvision's are."""
-    from corl_cli.scoring.lpips import vgg16
+    from corl_cli.scoring.lpips_network import vgg16
 
     torch.save({f"features.{name}": value for name, value in vgg16().state_dict().items()}, folder / "vgg16.pth")
     return folder / "vgg16.pth"

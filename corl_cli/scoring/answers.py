@@ -11,6 +11,7 @@ import re
 from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass
+from textwrap import shorten
 
 from corl_cli.core.types import AnswerType
 from corl_cli.scoring import choices, words
@@ -147,7 +148,7 @@ def _stranger(gold: str, options: Mapping[str, str]) -> str | None:
     if not options or choices.named(gold, options):
         return None
     shown = ", ".join(f"{letter}. {text}" for letter, text in options.items())
-    return f"none of the options: {_quoted(gold)} is not among {shown}"
+    return f"none of the options: {_quoted(gold)} is not among {shorten(shown, 200, placeholder=' …')}"
 
 
 def _quoted(text: str) -> str:

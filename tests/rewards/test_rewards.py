@@ -17,7 +17,7 @@ from corl_cli.core.recipe import RewardSpec
 from corl_cli.core.types import Sampling
 from corl_cli.rewards import bind
 from corl_cli.rewards.matching import matching_score
-from corl_cli.scoring.heatmap import heatmap
+from corl_cli.scoring.heatmap import token_map
 from corl_cli.scoring.scene_graph import f_score, parse
 from corl_cli.scoring.similarity import Pixel, fitted
 
@@ -182,7 +182,7 @@ def test_cycle_explains_itself(policy, drawings):
     assert {"pixel", "scene_graph", "matched", "missing", "extra"} <= set(found[0].facts)
     assert [tile.text for tile in found[0].pictures] == ["drawing", "real image", "where pixel differs"]
     assert found[0].pictures[1].image is first.image
-    assert found[0].pictures[2].image.getextrema() == (0, 0)  # the drawing is the real image
+    assert found[0].facts["mean squared error"] == "0.0000"  # the drawing is the real image
 
 
 def test_cycle_with_the_policy_as_captioner_is_deterministic(policy, drawings):
@@ -234,14 +234,23 @@ def test_matching_explains_itself_with_a_heatmap_per_word(policy, drawings):
         assert "".join(words) == triplet.prompt.replace(" ", "")
 
 
+def test_matching_speaks_of_a_border_only_where_there_is_one_and_of_words_it_does_not_know(policy, drawings):
+    (triplet, *_), square = drawings.triplets, drawings.outputs[0]
+    for drawing, border in ((square, False), (square.resize((40, 20)), True)):
+        samples = replace(drawings, triplets=[replace(triplet, prompt="red xylophone")] * 6, outputs=[drawing] * 6)
+        found = reward("matching", "t2i").explain(samples, policy)[0]
+        assert ("grey is the border" in found.facts["colours"]) == border
+        assert found.pictures[2].text.startswith("'(word not in the vocabulary)' ")
+
+
 def test_a_heatmap_colours_each_cell_and_greys_the_border():
     wide = Image.new("RGB", (40, 20), "white")  # padded to a square: a quarter of grey above and below
-    picture = heatmap(wide, torch.tensor([0.0, 0.0, 0.0, 1.0]), 0.0, 1.0)
+    picture = token_map(wide, torch.tensor([0.0, 0.0, 0.0, 1.0]), 0.0, 1.0)
     assert picture.getpixel((80, 5)) == picture.getpixel((80, 155)) == (128, 128, 128)
     dark, bright = picture.getpixel((40, 60)), picture.getpixel((120, 100))
     assert sum(bright) > sum(dark)
     with pytest.raises(ValueError, match="no square grid"):
-        heatmap(wide, torch.zeros(5), 0.0, 1.0)
+        token_map(wide, torch.zeros(5), 0.0, 1.0)
 
 
 def test_matching_by_hand():
