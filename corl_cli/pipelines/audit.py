@@ -328,6 +328,7 @@ def _figures(record: Record) -> list[Figure]:
 
 def _figure(title: str, lines: Mapping[str, Sequence[tuple[int, float]]], marker: str = "") -> Figure:
     from matplotlib.figure import Figure
+    from matplotlib.ticker import MaxNLocator
 
     rows = math.ceil(len(lines) / LABELS)
     figure = Figure(figsize=(4, 2.4 + 0.17 * rows), layout="constrained")
@@ -338,6 +339,7 @@ def _figure(title: str, lines: Mapping[str, Sequence[tuple[int, float]]], marker
         )
     axis.set_title(title, fontsize=10)
     axis.set_xlabel("step", fontsize=8)
+    axis.xaxis.set_major_locator(MaxNLocator(integer=True))
     axis.tick_params(labelsize=8)
     axis.grid(alpha=0.3)
     figure.legend(loc="outside lower center", ncols=LABELS, fontsize=7, frameon=False)

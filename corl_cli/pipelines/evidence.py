@@ -192,7 +192,7 @@ def spread(found: Sequence[Evidence]) -> list[Evidence]:
 def halves(record: Record, task: Task) -> tuple[Sequence[Seen], Sequence[Seen]]:
     """The early and the late steps of a task; Unchecked where there is but one step."""
     if not record.early(task):
-        raise Unchecked("only one step is recorded (tracking.rollouts_every)")
+        raise Unchecked("there is only one step to look at (tracking.rollouts_every says which are recorded)")
     return record.early(task), record.late(task)
 
 

@@ -102,10 +102,13 @@ def draw_curves(run: RunDir) -> None:
 
     matplotlib.use("Agg")
     from matplotlib import pyplot
+    from matplotlib.ticker import MaxNLocator
 
     lines, recipe = run.read_metrics(), run.recipe()
     tasks = [task for task in TITLES if any(f"reward/{task}/total" in line for line in lines)]
     figure, axes = pyplot.subplots(2, len(tasks), figsize=(7 * len(tasks), 7), squeeze=False, layout="constrained")
+    for axis in axes.flat:
+        axis.xaxis.set_major_locator(MaxNLocator(integer=True))
     for column, task in enumerate(tasks):
         _draw_readings(axes[0][column], lines, task)
         _draw_rewards(axes[1][column], curves(lines, recipe, task), task)
