@@ -21,6 +21,18 @@ def vgg(folder: Path) -> Path:
     return folder / "vgg16.pth"
 
 
+def lpips_heads(folder: Path) -> Path:
+    """The file of LPIPS' heads for vgg, as the lpips package's is."""
+    from corl_cli.scoring.lpips_network import KINDS
+
+    heads = {
+        f"lin{index}.model.1.weight": torch.rand(1, channels, 1, 1)
+        for index, channels in enumerate(KINDS["vgg"].channels)
+    }
+    torch.save(heads, folder / "heads.pth")
+    return folder / "heads.pth"
+
+
 def blip(folder: Path, *, full_size: bool) -> Path:
     """BLIP of base size (as Salesforce/blip-image-captioning-base), or a small one that reads images of 64 pixels."""
     from transformers import BlipConfig, BlipForConditionalGeneration, BlipImageProcessorPil
