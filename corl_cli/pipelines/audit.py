@@ -105,7 +105,7 @@ class Audit:
         if not self.early:
             return f"Only step {self.steps[0]} was looked at, so that nothing could be compared through time."
         few = "; with one step on each side only large changes show" if len(self.early) == 1 else ""
-        return f"Early is {_steps(self.early)}, late is {_steps(self.late)}{few}."
+        return f"Early {_steps(self.early)}, late {_steps(self.late)}{few}."
 
 
 def audit(recordings: Recordings, page: Path, progress: Progress | None = None) -> Audit:
@@ -292,7 +292,7 @@ def _remarks(record: Record, whole: Mapping[Task, Recorded], rewards: Sequence[R
 
 
 def _steps(steps: Sequence[int]) -> str:
-    return f"step{'s' if len(steps) > 1 else ''} {', '.join(map(str, steps))}"
+    return f"{'are steps' if len(steps) > 1 else 'is step'} {', '.join(map(str, steps))}"
 
 
 def _pictures(recordings: Recordings, alarms: Sequence[Alarm]) -> dict[Evidence, Image.Image]:

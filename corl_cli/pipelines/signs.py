@@ -113,9 +113,9 @@ def appearance_drift(record: Record) -> Iterable[Alarm]:
         if drift.differs and abs(drift.late - drift.early) > SEEN[name] and abs(drift.late) > abs(drift.early)
     }
     if rising and seen:
-        first = next(iter(seen))
+        first, *_ = names = list(seen)
         yield Alarm(
-            name=f"{' and '.join(seen)} drift",
+            name=f"{' and '.join(filter(None, [', '.join(names[:-1]), names[-1]]))} drift",
             severity="alarm",
             task="t2i",
             seen=(

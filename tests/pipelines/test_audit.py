@@ -77,7 +77,7 @@ def test_a_healthy_run_is_silent(rig):
     ]
     assert sum(map(len, found.checked.values())) == sum(map(len, CHECKS.values())) - 2
     assert all(name in page for checks in found.checked.values() for name in checks)
-    assert found.basis == "Early is steps 1, 2, late is steps 3, 4."
+    assert found.basis == "Early are steps 1, 2, late are steps 3, 4."
     assert found.basis in page
     assert "No alarm" in page
     assert "<svg" in page
