@@ -15,7 +15,7 @@ from corl_cli.core.errors import UsageError
 from corl_cli.core.recipe import RewardSpec
 from corl_cli.core.requirements import Requirement
 from corl_cli.core.types import Task
-from corl_cli.pipelines.samples import OPTIONAL, OUTPUT
+from corl_cli.pipelines.samples import OUTPUT
 from corl_cli.rewards import REWARDS, bind, resolve
 from corl_cli.rewards.base import Reward
 
@@ -81,7 +81,7 @@ def entry(name: str) -> Entry:
         task=cls.task,
         docstring=inspect.cleandoc(cls.__doc__ or ""),
         columns=list(dict.fromkeys((OUTPUT[cls.task], *cls.columns))),
-        optional=list(OPTIONAL.get(name, ())),
+        optional=list(cls.optional),
         options=options,
         policy=_policy(reward) if reward else None,
         requirements=requirements(reward) if reward else [],

@@ -19,7 +19,6 @@ from corl_cli.scoring import answers
 KEYS = ("id", "prompt", "image", "real", "question", "gold", "answer_type", "completion")
 PICTURES = {"image": "drawing", "real": "real image"}  # the columns that hold paths, and of what
 OUTPUT: dict[Task, str] = {"t2i": "image", "mm2t": "completion"}  # the column that holds what was sampled
-OPTIONAL = {"accuracy": ("question", "answer_type")}  # what a reward reads where it is given, and can do without
 Needs = Mapping[str, Sequence[str]]  # the columns that each reward needs, by its name; the output's is the first
 
 

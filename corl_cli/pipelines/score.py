@@ -18,7 +18,7 @@ from corl_cli.core.types import TASKS, RewardResult, Samples, Sampling, Task
 from corl_cli.pipelines.build import build_policy, build_rubrics
 from corl_cli.pipelines.catalogue import requirements
 from corl_cli.pipelines.choose import chosen
-from corl_cli.pipelines.samples import OPTIONAL, OUTPUT, Failure, Given, picture, triplet
+from corl_cli.pipelines.samples import OUTPUT, Failure, Given, picture, triplet
 from corl_cli.rewards import bind
 from corl_cli.rewards.base import Rubric
 
@@ -115,7 +115,7 @@ class Panel:
 
     def samples(self, rows: Sequence[Row], name: str) -> Samples:
         """Rows as a reward sees them: groups of one, of which it reads what was given."""
-        task, optional = self.rewards[name].task, OPTIONAL.get(name, ())
+        task, optional = self.rewards[name].task, self.rewards[name].optional
         return Samples(
             task=task,
             triplets=[triplet(row.given, row.real, optional) for row in rows],

@@ -38,6 +38,7 @@ class Accuracy(Reward):
 
     task = "mm2t"
     columns = ("gold", "completion")
+    optional = ("question", "answer_type")
     needs_policy = False
     Options = AccuracyOptions
     options: AccuracyOptions

@@ -65,6 +65,7 @@ class Reward(ABC):
     task: ClassVar[Task]
     Options: ClassVar[type[BaseModel]] = Options
     columns: ClassVar[Sequence[str]] = ()  # what a line of `corl reward score --file` must hold
+    optional: ClassVar[Sequence[str]] = ()  # what `score` reads where a line holds it, and can do without
     needs_policy: bool = True  # whether `score` uses the policy; without, it may be None
 
     def __init__(self, options: BaseModel) -> None:
