@@ -42,7 +42,8 @@ _WORD_EDGES = r"(?<!\w)", r"(?!\w)"
 _NUMBER_EDGES = r"(?<![\w.,/√^-])", r"(?![\w/%√π^-]|[.,]\d)"
 _SEPARATOR = re.compile(r"[)\].\"']*(?:,? (?:and|or|nor) |, ?|/|&| & )(?:option )?[(\[\"']*")
 _CONJUNCTION = re.compile(r"\b(?:and|or|nor)\b|[/&]")
-_REASON = re.compile(r"\n|,?\s(?:because|since)\s", re.IGNORECASE)
+# What comes after the choice: a reason, or a new line that does not begin with a further letter.
+_REASON = re.compile(r"\n(?!\s{0,8}[(\[]?[A-Ja-j](?:[)\].:]|\s{0,8}(?:\n|$)))|,?\s(?:because|since)\s", re.IGNORECASE)
 
 
 def read_options(question: str) -> dict[str, str]:
