@@ -61,15 +61,15 @@ def rewards(
     """
     from dataclasses import asdict
 
-    from corl_cli.pipelines.bench_rewards import Batch, bench_rewards, parts
+    from corl_cli.pipelines.bench_rewards import Batch, bench_rewards, parts, readable
 
     names = parts(reward)
     costs = []
     with Batch(prompts, group_size, image_size, model) as batch, progress("Rewards", len(names)) as shown:
         for cost in bench_rewards(names, batch, repeats):
-            costs.append(asdict(cost))
+            costs.append(cost)
             shown.advance(note=cost.part or cost.reward)
-    table(costs, as_json=as_json)
+    table([asdict(cost) if as_json else readable(cost) for cost in costs], as_json=as_json)
     if not as_json:
         console().print(
             f"One batch of {prompts} prompts x {group_size} samples on {batch.device.type}. memory_mib: the peak above "

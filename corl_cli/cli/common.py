@@ -5,13 +5,15 @@ from __future__ import annotations
 import json
 import sys
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Protocol
 
 import typer
+
+from corl_cli.core.progress import Progress
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -40,6 +42,7 @@ Seed = Annotated[int | None, typer.Option("--seed", help="Seed, in place of the 
 Json = Annotated[bool, typer.Option("--json", help="Print JSON.")]
 DryRun = Annotated[bool, typer.Option("--dry-run", help="Check, print the plan, and do nothing.")]
 Resume = Annotated[bool, typer.Option("--resume", help="Go on in --out where it stopped.")]
+FIGURES = "+-–0123456789.e%"  # what a cell that is a number consists of
 
 
 @cache
@@ -64,8 +67,9 @@ def table(rows: Sequence[Mapping[str, Any]], *, as_json: bool = False) -> None:
         out.width = 200  # a file has no edge to wrap at
     grid = Table(box=SIMPLE_HEAD, show_edge=False, pad_edge=False)
     for name in rows[0] if rows else ():
-        number = all(isinstance(row.get(name), int | float) for row in rows)
-        grid.add_column(name, justify="right" if number else "left", overflow="fold")
+        number = all(not _cell(row.get(name)).strip(FIGURES) for row in rows)
+        word = max(map(len, name.split()))  # a head is not broken within a word
+        grid.add_column(name, justify="right" if number else "left", overflow="fold", min_width=word)
     for row in rows:
         grid.add_row(*(_cell(row.get(name)) for name in rows[0]))
     out.print(grid)
@@ -77,11 +81,20 @@ def _cell(value: Any) -> str:
     return f"{value:.4g}" if isinstance(value, float) else str(value)
 
 
-class Progress(Protocol):
-    """How far a piece of work is."""
+def remedies(needs: Iterable[Remedied]) -> None:
+    """Print what to do about each thing that is not there, once and unbroken, so that it can be copied."""
+    lines = dict.fromkeys(f"  {need.name}: {need.remedy}" for need in needs if need.remedy)
+    if lines:
+        typer.echo("\n".join(["\nWhat to do, where you need it:", *lines]))
 
-    def advance(self, steps: int = 1, note: str = "") -> None:
-        """Count finished steps; `note` is shown beside them."""
+
+class Remedied(Protocol):
+    """Something with a name and, where something is to be done, a remedy."""
+
+    @property
+    def name(self) -> str: ...
+    @property
+    def remedy(self) -> str: ...
 
 
 @contextmanager

@@ -1,8 +1,6 @@
 """`corl doctor`: whether this machine has what corl can make use of."""
 
-import typer
-
-from corl_cli.cli.common import Json, table
+from corl_cli.cli.common import Json, remedies, table
 
 
 def doctor(as_json: Json = False) -> None:
@@ -16,6 +14,4 @@ def doctor(as_json: Json = False) -> None:
         table([asdict(finding) for finding in findings], as_json=True)
         return
     table([{"what": f.name, "state": f.state, "found": f.detail, "for": f.purpose} for f in findings])
-    remedies = [f"{finding.name}: {finding.remedy}" for finding in findings if finding.remedy]
-    if remedies:
-        typer.echo("\nWhat to do, where you need it:\n" + "\n".join(f"  {remedy}" for remedy in remedies))
+    remedies(findings)

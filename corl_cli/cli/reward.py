@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
-from corl_cli.cli.common import Json, Set, progress, table
+from corl_cli.cli.common import Json, Set, progress, remedies, table
 from corl_cli.cli.common import Recipe as RecipeOption
 from corl_cli.core.errors import CorlError, UsageError
 
@@ -53,7 +53,13 @@ AnswerType = Annotated[
 ]
 File = Annotated[
     Path | None,
-    typer.Option("--file", metavar="JSONL", help="Many samples, a JSON object on each line, in place of one."),
+    typer.Option(
+        "--file",
+        metavar="JSONL",
+        help="Many samples in place of one, a JSON object on each line with what the rewards need of id, prompt, "
+        "image, real, question, gold, answer_type, completion. Image paths are relative to the file's folder; without "
+        "an id a sample goes by the number of its line.",
+    ),
 ]
 Checkpoint = Annotated[
     str | None,
@@ -116,19 +122,16 @@ def show(
         ]
         table(options)
         typer.echo()
-    typer.echo(f"A sample holds: {', '.join(found.columns)}")
+    optional = f"; and, where there is one, {', '.join(found.optional)}" if found.optional else ""
+    typer.echo(f"A sample holds: {', '.join(found.columns)}{optional}")
     if not any(option.required for option in found.options):
         typer.echo(f"At its defaults it reads {f'the {found.policy}' if found.policy else 'no policy'}")
-    needs = [(requirement, "") for requirement in found.requirements]
+    needs = [(requirement, "the defaults") for requirement in found.requirements]
     needs += [(requirement, f"{c.option}: {c.value}") for c in found.choices for requirement in c.requirements]
     if needs:
         typer.echo()
-        table(
-            [
-                {"needs": r.name, "for": purpose or "the defaults", "state": r.state, "found": r.detail, "do": r.remedy}
-                for r, purpose in needs
-            ]
-        )
+        table([{"needs": r.name, "for": purpose, "state": r.state, "found": r.detail} for r, purpose in needs])
+        remedies(requirement for requirement, _ in needs)
 
 
 @app.command(
@@ -171,8 +174,10 @@ def explain(
     completion: Completion = None,
     answer_type: AnswerType = None,
     file: File = None,
-    n: Annotated[int, typer.Option("--n", min=1, metavar="N", help="The first N samples of a file.")] = 16,
-    out: Annotated[Path, typer.Option("--out", metavar="DIR", help="The folder to write to.")] = Path("explain"),
+    limit: Annotated[int, typer.Option("--limit", min=1, metavar="N", help="The first N samples of a file.")] = 16,
+    out: Annotated[
+        Path, typer.Option("--out", metavar="DIR", help="The folder to write to; an earlier page there is replaced.")
+    ] = Path("explain"),
     recipe: RecipeOption = DEFAULT,
     overrides: Set = [],  # noqa: B006 (typer copies it)
     checkpoint: Checkpoint = None,
@@ -183,14 +188,15 @@ def explain(
     samples = _samples(panel, values, file)
     from corl_cli.pipelines import explain
 
-    _load(panel, samples[:n])
+    explain.check_folder(out)
+    _load(panel, samples[:limit])
     explained = []
-    for sample in explain.explain(panel, samples[:n]):
+    for sample in explain.explain(panel, samples[:limit]):
         explained.append(sample)
         typer.echo("\n".join(explain.lines(sample)) + "\n")
     typer.echo(f"page: {explain.write(out, panel, explained)}")
-    if len(samples) > n:
-        typer.echo(f"These are the first {n} of {len(samples)} samples; more with --n.", err=True)
+    if len(samples) > limit:
+        typer.echo(f"These are the first {limit} of {len(samples)} samples; more with --limit.", err=True)
     _report([sample.outcome for sample in explained], single=file is None)
 
 
@@ -221,7 +227,7 @@ def _samples(panel: Panel, values: dict[str, str | None], file: Path | None) -> 
 
 
 def _load(panel: Panel, samples: Sequence[Given | Failure]) -> None:
-    """Bring the models, unless no sample can be scored anyway; say which policy runs."""
+    """Bring the models, unless no sample can be scored anyway; say which policy runs, and each reward's options."""
     from corl_cli.pipelines.samples import Given
 
     if not any(isinstance(sample, Given) for sample in samples):
@@ -230,6 +236,9 @@ def _load(panel: Panel, samples: Sequence[Given | Failure]) -> None:
     if panel.policy_name:
         shipped = " (the shipped tiny Janus)" if panel.policy_name == "world" else ""
         typer.echo(f"policy: {panel.policy_name}{shipped}", err=True)
+    for name, reward in panel.rewards.items():
+        if options := reward.options.model_dump(exclude_none=True):
+            typer.echo(f"options of {name}: {', '.join(f'{key} {value}' for key, value in options.items())}", err=True)
 
 
 def _scored(panel: Panel, samples: Sequence[Given | Failure]) -> list[Scored | Failure]:
@@ -245,14 +254,14 @@ def _scored(panel: Panel, samples: Sequence[Given | Failure]) -> list[Scored | F
 
 
 def _print(outcomes: Sequence[Scored | Failure], as_json: bool, *, single: bool) -> None:
-    from dataclasses import asdict
-
     from corl_cli.pipelines.samples import Failure
 
     scored = [outcome for outcome in outcomes if not isinstance(outcome, Failure)]
     if as_json:
-        failed = [asdict(outcome) for outcome in outcomes if isinstance(outcome, Failure)]
-        found = {"samples": [asdict(outcome) for outcome in scored], "failed": failed}
+        found = {
+            "samples": [{"id": one.id, "scores": one.scores, "notes": one.notes} for one in scored],
+            "failed": [{"id": one.id, "error": one.error} for one in outcomes if one.error],
+        }
         typer.echo(json.dumps(found, indent=2, allow_nan=False))
     elif single and scored:
         table(
@@ -276,10 +285,8 @@ def _notes(scored: Scored) -> str:
 
 
 def _report(outcomes: Sequence[Scored | Failure], *, single: bool) -> None:
-    """CorlError that names the samples without a score, when there are any."""
-    from corl_cli.pipelines.samples import Failure
-
-    errors = [outcome.error for outcome in outcomes if isinstance(outcome, Failure)]
+    """CorlError that names the samples that lack a score, when there are any."""
+    errors = [outcome.error for outcome in outcomes if outcome.error]
     if errors and single:
         raise CorlError(errors[0])
     if errors:

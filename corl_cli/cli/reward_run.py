@@ -91,9 +91,15 @@ def _show_alarms(found: Audit) -> None:
         if len(alarm.samples) > SAMPLES:
             typer.echo(f"    and {len(alarm.samples) - SAMPLES} more in the page")
     if not found.alarms:
-        typer.echo("No alarm.")
+        typer.echo("No alarm in what was checked.")
+    typer.echo(found.basis)
+    for task, names in found.checked.items():
+        if names:
+            typer.echo(f"Checked ({task}): {', '.join(names)}.")
     for reason in found.unchecked:
         typer.echo(f"Not checked: {reason}.")
+    for remark in found.remarks:
+        typer.echo(f"{remark}.")
 
 
 def _show(found: Replay) -> None:

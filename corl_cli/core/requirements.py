@@ -1,7 +1,10 @@
 """What a part of corl needs from the machine, and whether it is there."""
 
+from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Literal
+
+from corl_cli.core.errors import CorlError
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -20,3 +23,13 @@ class Requirement:
     def met(self) -> bool:
         """Whether work that needs it can begin."""
         return self.state in ("ok", "download")
+
+
+def demand(requirements: Iterable[Requirement], what: str) -> None:
+    """CorlError with a line for everything that `what` needs and this machine lacks, and the remedies as its hint."""
+    lacking = list(dict.fromkeys(need for need in requirements if not need.met))
+    if lacking:
+        raise CorlError(
+            "\n".join(f"{what} needs {need.name} ({need.state}): {need.detail}." for need in lacking),
+            "\n".join(dict.fromkeys(need.remedy for need in lacking if need.remedy)) or None,
+        )

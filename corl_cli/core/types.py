@@ -135,7 +135,8 @@ class RewardResult:
 
     `parts` {name: [N]} are raw and unweighted; a part of a part is named `reward.part`. `terms` {name: [N]} are what
     each reward adds to the total: weighted, and normalised within groups where the recipe says so. `notes`
-    {name: [N strings]} explain scores to a human, `seconds` {name: s} say how long each reward took for all rows.
+    {name: [N strings]} explain scores to a human, `texts` {reward.text: [N strings]} are what a reward made of the
+    samples on its way, `seconds` {name: s} say how long each reward took for all rows.
     """
 
     task: Task
@@ -144,6 +145,7 @@ class RewardResult:
     valid: Tensor
     terms: dict[str, Tensor] = field(default_factory=dict)
     notes: dict[str, list[str]] = field(default_factory=dict)
+    texts: dict[str, list[str]] = field(default_factory=dict)
     seconds: dict[str, float] = field(default_factory=dict)
 
 

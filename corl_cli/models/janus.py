@@ -9,6 +9,7 @@ from typing import Any
 
 import torch
 import torch.nn.functional as F
+from huggingface_hub.errors import HFValidationError, LocalEntryNotFoundError, RepositoryNotFoundError
 from PIL import Image
 from torch import Tensor, nn
 from transformers import (
@@ -241,7 +242,11 @@ class JanusPolicy(UnifiedPolicy):
 
     def words(self, ids: Tensor) -> list[str]:
         """See UnifiedPolicy.words."""
-        return [str(self.tokenizer.decode([token])) for token in ids.tolist()]
+        unknown = self.tokenizer.unk_token_id
+        return [
+            "(word not in the vocabulary)" if token == unknown else str(self.tokenizer.decode([token]))
+            for token in ids.tolist()
+        ]
 
     # ---- images ---------------------------------------------------------------------------------------------------
 
@@ -338,10 +343,12 @@ def _config(path: str | Path) -> JanusConfig:
 
 
 def _unreadable(path: str | Path, error: Exception) -> CorlError:
-    reason = (str(error).strip() or type(error).__name__).splitlines()[0]
-    absent = "" if Path(path).exists() else " (there is no such folder here)"
+    if isinstance(error.__cause__, (HFValidationError, LocalEntryNotFoundError, RepositoryNotFoundError)):
+        reason = "there is no such folder here, and no such model could be had from the hub."
+    else:
+        reason = (str(error).strip() or type(error).__name__).splitlines()[0]
     return CorlError(
-        f"No Janus checkpoint could be read from {path}{absent}: {reason}",
+        f"No Janus checkpoint could be read from {path}: {reason}",
         "Give a folder in transformers' format, a corl run, or a hub id that this machine can reach.",
     )
 

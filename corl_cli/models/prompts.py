@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -18,13 +19,17 @@ class ChatPrompts:
     """Renders prompts in the checkpoint's own chat format and tokenises them, left-padded.
 
     The system prompt is empty, as in the paper; each image is spelt out as `num_image_tokens` placeholders between
-    begin and end of image.
+    begin and end of image. Texts of users are words and nothing else: what reads like a special token in them
+    ("<image_placeholder>") is broken by a space ("< image_placeholder>").
     """
 
     def __init__(self, processor: JanusProcessor, num_image_tokens: int) -> None:
         self.processor = processor
         self.tokenizer = processor.tokenizer
         self.num_image_tokens = num_image_tokens
+        added = {str(token) for token in self.tokenizer.added_tokens_decoder.values() if token.special}
+        special = sorted(added | set(self.tokenizer.all_special_tokens), key=len, reverse=True)
+        self._special = re.compile("|".join(map(re.escape, special)))
         self.boi_id: int = self.tokenizer.convert_tokens_to_ids(self.tokenizer.boi_token)
 
     def draw(self, prompts: Sequence[str]) -> tuple[Tensor, Tensor]:
@@ -44,7 +49,7 @@ class ChatPrompts:
         """
         texts = [self._render(prompt, image=True, answer=False) for prompt in prompts]
         encoded = self._tokenize(texts, return_offsets_mapping=True)
-        bare = [prompt.strip() for prompt in prompts]
+        bare = [self._escape(prompt).strip() for prompt in prompts]
         spans = [(text.rindex(prompt), len(prompt)) for text, prompt in zip(texts, bare, strict=True)]
         first, length = torch.tensor(spans)[:, :, None].unbind(1)
         starts, ends = encoded.offset_mapping.unbind(-1)
@@ -53,7 +58,7 @@ class ChatPrompts:
 
     def complete(self, texts: Sequence[str]) -> tuple[Tensor, Tensor]:
         """Ids and mask [B, L] of given completions with their end-of-sequence token, right-padded."""
-        ended = [f"{text}{self.tokenizer.eos_token}" for text in texts]
+        ended = [f"{self._escape(text)}{self.tokenizer.eos_token}" for text in texts]
         encoded = self.tokenizer(
             ended, return_tensors="pt", padding=True, padding_side="right", add_special_tokens=False
         )
@@ -73,12 +78,15 @@ class ChatPrompts:
         return [text.strip() for text in self.tokenizer.batch_decode(rows, skip_special_tokens=True)]
 
     def _render(self, text: str, *, image: bool, answer: bool = True) -> str:
-        content = [{"type": "image"}] * image + [{"type": "text", "text": text}]
+        content = [{"type": "image"}] * image + [{"type": "text", "text": self._escape(text)}]
         messages = [{"role": "user", "content": content}]
         rendered: str = self.processor.apply_chat_template(messages, add_generation_prompt=answer)
         token = self.tokenizer.image_token
         spelt = f"{self.tokenizer.boi_token}{token * self.num_image_tokens}{self.tokenizer.eoi_token}"
         return rendered.replace(token, spelt, 1) if image else rendered
+
+    def _escape(self, text: str) -> str:
+        return self._special.sub(lambda match: f"{match[0][0]} {match[0][1:]}", text)
 
     def _tokenize(self, texts: list[str], **options: Any) -> Any:
         return self.tokenizer(texts, return_tensors="pt", padding=True, padding_side="left", **options)

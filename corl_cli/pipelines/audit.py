@@ -3,30 +3,34 @@
 from __future__ import annotations
 
 import hashlib
+import math
 import statistics
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from itertools import combinations
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Any
 
 import torch
 from PIL import Image
 
 from corl_cli.core import pages
+from corl_cli.core.errors import CorlError
+from corl_cli.core.progress import Progress
 from corl_cli.core.types import Task
-from corl_cli.pipelines.alarms import Alarm, raise_alarms
-from corl_cli.pipelines.evidence import FEWEST_STEPS, Evidence, Record, Seen
-from corl_cli.pipelines.recordings import Recordings, pooled
+from corl_cli.pipelines.alarms import review
+from corl_cli.pipelines.evidence import Alarm, Evidence, Record, Seen
+from corl_cli.pipelines.recordings import Recordings, pooled, zero_variance
+from corl_cli.pipelines.report import cancels, curves
 from corl_cli.scoring.agreement import correlation, tied_pairs
 from corl_cli.scoring.appearance import appearance
-from corl_cli.scoring.groups import zero_variance
-from corl_cli.trainer import loop
+from corl_cli.trainer import metrics
 from corl_cli.trainer.rollout import Recorded
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
+LABELS = 3  # of a legend's row
 SIDE = 256  # pixels of a drawing in the page, at most
 UNITS = {"brightness": "mean luminance", "contrast": "deviation of luminance", "entropy": "bits of colour"}
 
@@ -35,9 +39,9 @@ UNITS = {"brightness": "mean luminance", "contrast": "deviation of luminance", "
 class RewardStatistics:
     """One reward, a part of one, or the total of a task, over the recorded rollouts and (the last two) all steps.
 
-    `first` and `last` are the mean scores of the first and the last recorded step; `zero_variance` is a share of
-    groups, `ties` of the pairs within groups, `failed` of the rows, `share` of the variance that advantages follow
-    (None for parts and totals); `seconds` is the median of a step (None where it was not timed).
+    `first` and `last` are the mean scores of the first and the last recorded step; `zero_variance` is a share of the
+    groups with two scores or more, `ties` of the pairs within groups, `failed` of the rows, `share` of the variance
+    that advantages follow (None for parts and totals); `seconds` is the median of a step (None where it was not timed).
     """
 
     task: Task
@@ -63,7 +67,10 @@ class Correlation:
 
 @dataclass(frozen=True, kw_only=True)
 class TaskStatistics:
-    """The groups of a task as advantages see them: shares of groups without an advantage, and of rows left out."""
+    """The groups of a task as advantages see them: `masked` is a share of rows.
+
+    `zero_variance` is a share of the groups in which two rows or more are counted.
+    """
 
     task: Task
     groups: int
@@ -74,35 +81,52 @@ class TaskStatistics:
 
 @dataclass(frozen=True, kw_only=True)
 class Audit:
-    """What there is to know; `unchecked` names what could not be checked, and why."""
+    """What there is to know; `unchecked` names what could not be checked, and why.
+
+    `steps` are the recorded ones that could be read; what drifts is compared between `early` and `late`. `remarks` say
+    what must be known to read these numbers right.
+    """
 
     run: str
     steps: list[int]
+    early: list[int]
+    late: list[int]
     tasks: list[TaskStatistics]
     rewards: list[RewardStatistics]
     correlations: list[Correlation]
     alarms: list[Alarm]
+    checked: dict[Task, list[str]]
     unchecked: list[str]
+    remarks: list[str]
 
-
-class Progress(Protocol):
-    """Told of each step that is done."""
-
-    def advance(self, steps: int = 1, note: str = "") -> None: ...
+    @property
+    def basis(self) -> str:
+        """On which steps it rests."""
+        if not self.early:
+            return f"Only step {self.steps[0]} was looked at, so that nothing could be compared through time."
+        few = "; with one step on each side only large changes show" if len(self.early) == 1 else ""
+        return f"Early {_steps(self.early)}, late {_steps(self.late)}{few}."
 
 
 def audit(recordings: Recordings, page: Path, progress: Progress | None = None) -> Audit:
     """The audit of a run; the same, with pictures, is written to `page` (HTML)."""
-    record = _record(recordings, progress)
+    record, damaged = _record(recordings, progress)
     whole = {task: pooled([seen.recorded for seen in steps]) for task, steps in record.steps.items()}
+    first, *_ = record.steps
+    findings = review(record)
+    rewards = _rewards(record, whole)
     found = Audit(
         run=str(recordings.run.path),
-        steps=recordings.steps,
+        steps=[seen.step for seen in record.steps[first]],
+        early=[seen.step for seen in record.early(first)],
+        late=[seen.step for seen in record.late(first)],
         tasks=[_task(task, each) for task, each in whole.items()],
-        rewards=_rewards(record, whole),
+        rewards=rewards,
         correlations=_correlations(whole),
-        alarms=raise_alarms(record),
-        unchecked=_unchecked(record),
+        alarms=findings.alarms,
+        checked=findings.checked,
+        unchecked=[*damaged, *findings.unchecked],
+        remarks=_remarks(record, whole, rewards),
     )
     pages.write(
         page,
@@ -123,8 +147,8 @@ def tables(found: Audit) -> dict[str, list[dict[str, Any]]]:
                 "task": task.task,
                 "groups": task.groups,
                 "samples": task.rows,
-                "zero variance": f"{task.zero_variance:.1%}",
-                "masked": f"{task.masked:.1%}",
+                "zero variance": _written(task.zero_variance, ".1%"),
+                "masked": _written(task.masked, ".1%"),
             }
             for task in found.tasks
         ],
@@ -132,31 +156,46 @@ def tables(found: Audit) -> dict[str, list[dict[str, Any]]]:
             {
                 "task": reward.task,
                 "reward": reward.reward,
-                f"step {found.steps[0]}": f"{reward.first:.3f}",
-                f"step {found.steps[-1]}": f"{reward.last:.3f}",
-                "zero variance": f"{reward.zero_variance:.1%}",
-                "ties": f"{reward.ties:.1%}",
-                "share of variance": None if reward.share is None else f"{reward.share:.1%}",
-                "failed": None if reward.failed is None else f"{reward.failed:.1%}",
-                "seconds": None if reward.seconds is None else f"{reward.seconds:.3f}",
+                f"step {found.steps[0]}": _written(reward.first, ".3f"),
+                f"step {found.steps[-1]}": _written(reward.last, ".3f"),
+                "zero variance": _written(reward.zero_variance, ".1%"),
+                "ties": _written(reward.ties, ".1%"),
+                "share of variance": _written(reward.share, ".1%"),
+                "failed": _written(reward.failed, ".1%"),
+                "seconds": _written(reward.seconds, ".3f"),
             }
             for reward in found.rewards
         ],
         "Correlations within groups": [
-            {"task": pair.task, "reward": pair.one, "and": pair.other, "correlation": f"{pair.value:+.2f}"}
+            {"task": pair.task, "reward": pair.one, "and": pair.other, "correlation": _written(pair.value, "+.2f")}
             for pair in found.correlations
         ],
     }
 
 
-def _record(recordings: Recordings, progress: Progress | None) -> Record:
+def _written(value: float | None, style: str) -> str | None:
+    """A number for people; None, which tables show as a dash, for one that is missing."""
+    return None if value is None or math.isnan(value) else format(value, style)
+
+
+def _record(recordings: Recordings, progress: Progress | None) -> tuple[Record, list[str]]:
+    """The steps that can be read, and why the others cannot; CorlError when none can."""
     steps: dict[Task, list[Seen]] = {task: [] for task in recordings.recipe.train.tasks}
+    damaged: list[str] = []
     for step in recordings.steps:
-        for task, recorded in recordings.read(step).items():
-            steps[task].append(_seen(step, task, recorded))
+        try:
+            for task, recorded in recordings.read(step).items():
+                steps[task].append(_seen(step, task, recorded))
+        except CorlError as error:
+            damaged.append(f"{error.message[:1].lower()}{error.message[1:].rstrip('.')}")
         if progress:
             progress.advance()
-    return Record(recipe=recordings.recipe, steps=steps, metrics=recordings.run.read_metrics())
+    if len(damaged) == len(recordings.steps):
+        raise CorlError(
+            f"No recorded step of {recordings.run.path} can be read: {damaged[0]}.",
+            "Train the run again; its recipe.yaml says how.",
+        )
+    return Record(recipe=recordings.recipe, steps=steps, metrics=recordings.run.read_metrics()), damaged
 
 
 def _seen(step: int, task: Task, recorded: Recorded) -> Seen:
@@ -171,6 +210,7 @@ def _seen(step: int, task: Task, recorded: Recorded) -> Seen:
         questions=[triplet.question for triplet in samples.triplets],
         outputs=[_digest(output) if isinstance(output, Image.Image) else output for output in samples.outputs],
         notes=recorded.rewards.notes,
+        captions=recorded.rewards.texts.get("cycle.caption", ()),
         looks=appearance(drawings) if drawings else {},
         real=appearance(real) if drawings else {},
     )
@@ -186,19 +226,19 @@ def _task(task: Task, recorded: Recorded) -> TaskStatistics:
         task=task,
         groups=len(recorded.rows) // size,
         rows=len(recorded.rows),
-        zero_variance=float(zero_variance(recorded.advantages, recorded.rows, size).float().mean()),
+        zero_variance=zero_variance(recorded.advantages, recorded.rows, size),
         masked=float((~recorded.rows).float().mean()),
     )
 
 
 def _rewards(record: Record, whole: Mapping[Task, Recorded]) -> list[RewardStatistics]:
-    share = loop.shares(whole, record.recipe)
+    share = metrics.shares(whole, record.recipe)
     found = []
     for task, recorded in whole.items():
         size = recorded.samples.sampling.group_size
-        ends = [record.steps[task][end].recorded.rewards for end in (0, -1)]
+        ends = [record.steps[task][end] for end in (0, -1)]
         for name, values in (recorded.rewards.parts | {"total": recorded.rewards.total}).items():
-            first, last = (_mean((end.parts | {"total": end.total})[name]) for end in ends)
+            first, last = (_mean(end.recorded.rewards.total if name == "total" else end.scores(name)) for end in ends)
             rows = torch.isfinite(values)
             seconds = record.series(f"time/reward/{task}/{name}")
             failed = record.series(f"failed/{task}/{name}")
@@ -208,7 +248,7 @@ def _rewards(record: Record, whole: Mapping[Task, Recorded]) -> list[RewardStati
                     reward=name,
                     first=first,
                     last=last,
-                    zero_variance=float(zero_variance(values, rows, size).float().mean()),
+                    zero_variance=zero_variance(values, rows, size),
                     ties=tied_pairs(values, rows, size),
                     share=share.get(f"{task}/{name}"),
                     failed=statistics.fmean(failed) if failed else None,
@@ -236,17 +276,23 @@ def _correlations(whole: Mapping[Task, Recorded]) -> list[Correlation]:
     return found
 
 
-def _unchecked(record: Record) -> list[str]:
-    recorded = min(len(steps) for steps in record.steps.values())
-    done = len(record.series("lr"))
-    reasons = []
-    if recorded < 2:
-        reasons.append("drift of lengths and drawings: only one step is recorded (tracking.rollouts_every)")
-    if done < FEWEST_STEPS:
-        reasons.append(f"shares of rewards, and rewards against held-out scores: {done} steps are too few")
-    if not any("probe" in line for line in record.metrics):
-        reasons.append("rewards against held-out scores: the run reads none (eval.probes)")
-    return reasons
+def _remarks(record: Record, whole: Mapping[Task, Recorded], rewards: Sequence[RewardStatistics]) -> list[str]:
+    found = [
+        f"All rewards of {task} are normalised within groups, so that the mean of their total is 0 by construction"
+        for task in whole
+        if cancels(record.recipe, task)
+    ]
+    if any(not recorded.rows.all() for recorded in whole.values()):
+        found.append("A total is over the rows that every reward scored, a reward over all rows that it scored itself")
+    if any((reward.share or 0) < 0 for reward in rewards):
+        found.append(
+            "A reward has a negative share where it goes against the advantages that all of them make together"
+        )
+    return found
+
+
+def _steps(steps: Sequence[int]) -> str:
+    return f"{'are steps' if len(steps) > 1 else 'is step'} {', '.join(map(str, steps))}"
 
 
 def _pictures(recordings: Recordings, alarms: Sequence[Alarm]) -> dict[Evidence, Image.Image]:
@@ -268,37 +314,33 @@ def _figures(record: Record) -> list[Figure]:
     """Rewards through all steps, and what drawings look like beside the real images through the recorded ones."""
     figures = []
     for task in record.steps:
-        prefix = f"reward/{task}/"
-        lines = [line for line in record.metrics if f"{prefix}total" in line]
-        names = dict.fromkeys(key for line in lines for key in line if key.startswith(prefix))
-        curves = {
-            name.removeprefix(prefix): [(line["step"], line[name]) for line in lines if line.get(name) is not None]
-            for name in names
-        }
-        if lines:
-            figures.append(_figure(f"{task}: rewards", curves))
+        if lines := curves(record.metrics, record.recipe, task):
+            figures.append(_figure(f"{task}: rewards", lines))
     drawn = record.steps.get("t2i", [])
     for name in drawn[0].looks if drawn else ():
-        curves = {
+        lines = {
             "drawings": [(seen.step, _mean(seen.looks[name])) for seen in drawn],
             "real images": [(seen.step, _mean(seen.real[name])) for seen in drawn],
         }
-        figures.append(_figure(f"{name} ({UNITS[name]})", curves, marker="o"))
+        figures.append(_figure(f"{name} ({UNITS[name]})", lines, marker="o"))
     return figures
 
 
-def _figure(title: str, curves: Mapping[str, Sequence[tuple[int, float]]], marker: str = "") -> Figure:
+def _figure(title: str, lines: Mapping[str, Sequence[tuple[int, float]]], marker: str = "") -> Figure:
     from matplotlib.figure import Figure
+    from matplotlib.ticker import MaxNLocator
 
-    figure = Figure(figsize=(4, 2.6), layout="constrained")
+    rows = math.ceil(len(lines) / LABELS)
+    figure = Figure(figsize=(4, 2.4 + 0.17 * rows), layout="constrained")
     axis = figure.subplots()
-    for label, points in curves.items():
+    for label, points in lines.items():
         axis.plot(
             [x for x, _ in points], [y for _, y in points], label=label, linewidth=1.2, marker=marker, markersize=3
         )
     axis.set_title(title, fontsize=10)
     axis.set_xlabel("step", fontsize=8)
+    axis.xaxis.set_major_locator(MaxNLocator(integer=True))
     axis.tick_params(labelsize=8)
     axis.grid(alpha=0.3)
-    axis.legend(fontsize=7, frameon=False)
+    figure.legend(loc="outside lower center", ncols=LABELS, fontsize=7, frameon=False)
     return figure

@@ -6,7 +6,7 @@ import statistics
 import tempfile
 import time
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import asdict, dataclass, field, replace
 from difflib import get_close_matches
 from functools import cached_property, partial
 from itertools import groupby
@@ -64,6 +64,12 @@ class Cost:
     memory_mib: float | None
     weights: str | None
     note: str
+
+
+def readable(cost: Cost) -> dict[str, object]:
+    """A cost for the eye: milliseconds to the hundredth in place of seconds."""
+    shown = ("milliseconds", None if cost.seconds is None else f"{1000 * cost.seconds:.2f}")
+    return dict(shown if name == "seconds" else (name, value) for name, value in asdict(cost).items())
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -222,8 +228,11 @@ def _pixel(batch: Batch) -> Work:
 def _lpips(batch: Batch, *, shared: bool) -> Work:
     """With `shared`, the real image of a group goes through the network once, else once for each of its drawings."""
     likeness, weights = Lpips("vgg", None), "own"
-    if likeness.requirements()[1].state != "ok":
-        likeness, weights = Lpips("vgg", str(random_weights.vgg(batch.folder))), "random"
+    heads, backbone = likeness.requirements()
+    if backbone.state != "ok":
+        likeness.backbone, weights = random_weights.vgg(batch.folder), "random"
+    if heads.state != "ok":
+        likeness.heads, weights = random_weights.lpips_heads(batch.folder), "random"
     real = batch.real if shared else [image.copy() for image in batch.real]
     images = len({id(image) for image in real}) + batch.rows
     return Work(

@@ -46,8 +46,8 @@ def check(recipe: Recipe) -> None:
 
 def ready(recipe: Recipe) -> None:
     """CorlError that names everything the recipe's rewards need and this machine lacks."""
-    needs = {need.name: need for task, spec in specs(recipe) for need in bind(spec, task).requirements()}
-    lacking = [need for need in needs.values() if not need.met]
+    needs = dict.fromkeys(need for task, spec in specs(recipe) for need in bind(spec, task).requirements())
+    lacking = [need for need in needs if not need.met]
     if lacking:
         raise CorlError(
             f"{recipe.name} cannot run here.\n"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import inspect
+import json
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from types import NoneType, UnionType
@@ -53,6 +54,7 @@ class Entry:
     task: Task | None
     docstring: str
     columns: list[str] = field(default_factory=list)
+    optional: list[str] = field(default_factory=list)
     options: list[Option] = field(default_factory=list)
     policy: str | None = None
     requirements: list[Requirement]
@@ -79,6 +81,7 @@ def entry(name: str) -> Entry:
         task=cls.task,
         docstring=inspect.cleandoc(cls.__doc__ or ""),
         columns=list(dict.fromkeys((OUTPUT[cls.task], *cls.columns))),
+        optional=list(cls.optional),
         options=options,
         policy=_policy(reward) if reward else None,
         requirements=requirements(reward) if reward else [],
@@ -123,30 +126,36 @@ def _option(name: str, info: FieldInfo) -> Option:
         name=name,
         required=info.is_required(),
         default=None if info.is_required() else info.get_default(call_default_factory=True),
-        values=" | ".join(_literals(info.annotation) or _types(info.annotation)),
+        values=" | ".join([_shown(value) for value in _literals(info.annotation)] or _types(info.annotation)),
         description=info.description or "",
     )
 
 
 def _choices(name: str, cls: type[Reward]) -> Iterator[Choice]:
     for key, info in cls.Options.model_fields.items():
-        values = OPEN_CHOICES.get((name, key)) or [value for value in _literals(info.annotation) if value != "null"]
+        values = OPEN_CHOICES.get((name, key)) or [value for value in _literals(info.annotation) if value is not None]
         rewards = [bind(RewardSpec.model_validate({"name": name, key: value}), cls.task) for value in values]
         found = [requirements(reward) for reward in rewards]
         if any(found):
             yield from (
-                Choice(option=key, value=value, requirements=needs) for value, needs in zip(values, found, strict=True)
+                Choice(option=key, value=_shown(value), requirements=needs)
+                for value, needs in zip(values, found, strict=True)
             )
 
 
-def _literals(annotation: Any) -> list[str]:
-    """The values of a Literal, or of one that may be null."""
+def _literals(annotation: Any) -> list[Any]:
+    """The values of a Literal, or of one that may be null (None)."""
     if get_origin(annotation) is Literal:
-        return [str(value) for value in get_args(annotation)]
+        return list(get_args(annotation))
     if NoneType in (inner := get_args(annotation)):
         found = [value for part in inner for value in _literals(part)]
-        return [*found, "null"] if found else []
+        return [*found, None] if found else []
     return []
+
+
+def _shown(value: Any) -> str:
+    """A value as it is written in a recipe."""
+    return value if isinstance(value, str) else json.dumps(value, default=str)
 
 
 def _types(annotation: Any) -> list[str]:

@@ -14,18 +14,22 @@ from corl_cli.core.recipe import Recipe, RewardSpec, Rubrics
 from corl_cli.core.types import TASKS, Task
 from corl_cli.rewards import bind, resolve
 
-EXAMPLE = "--reward cycle, or --reward '{name: cycle, text: spice, weight: 2}'"
+EXAMPLE = "--reward cycle, or --reward '{name: cycle, text: spice}'"
+OF_A_SUM = ("weight", "normalise", "on_error")  # keys that say how a reward joins the total of its group
 
 
-def chosen(recipe: Recipe | None, rewards: Sequence[str]) -> Rubrics:
+def chosen(recipe: Recipe | None, rewards: Sequence[str], *, summed: bool = True) -> Rubrics:
     """The rewards that `--reward` asks for, each under the task that its class scores, their options checked.
 
     Each is written as in a recipe: a name, whose spec is the recipe's where it trains on that reward and the defaults
-    elsewhere; or a YAML mapping, which stands alone. UsageError for one that cannot be read, bound, or is given twice.
+    elsewhere; or a YAML mapping, which stands alone. UsageError for one that cannot be read, bound, or is given twice;
+    and, where rewards are not `summed`, for one that writes what matters to the sum only.
     """
     specs: dict[Task, list[RewardSpec]] = {task: [] for task in TASKS}
     for text in rewards:
         written = _read(text)
+        if not summed:
+            _refuse_terms(written)
         spec = _known(recipe, written["name"]) if written.keys() == {"name"} else None
         spec = spec or _spec(text, written)
         task = resolve(spec.name).task
@@ -47,6 +51,15 @@ def _read(text: str) -> dict[str, object]:
     if not isinstance(written, Mapping) or not isinstance(written.get("name"), str):
         raise UsageError(f"--reward {text}: a reward has a name.", f"Write {EXAMPLE}")
     return dict(written)
+
+
+def _refuse_terms(written: Mapping[str, object]) -> None:
+    idle = [key for key in OF_A_SUM if key in written]
+    if idle:
+        raise UsageError(
+            f"--reward {written['name']}: {', '.join(idle)} would do nothing here, where rewards are not summed.",
+            "Leave it out. What another weight does to a run: corl reward replay RUN --reward '{name: …, weight: …}'",
+        )
 
 
 def _known(recipe: Recipe | None, name: object) -> RewardSpec | None:

@@ -36,11 +36,16 @@ def diagnose() -> list[Finding]:
 def _machine() -> Iterator[Finding]:
     yield _finding(Requirement(name="python", state="ok", detail=platform.python_version()), "everything")
     yield _finding(
-        Requirement(name="torch", state="ok", detail=f"{torch.__version__}, {torch.get_num_threads()} threads"),
+        Requirement(name="torch", state="ok", detail=f"{torch.__version__}, {_threads()}"),
         "everything",
     )
     yield _finding(_gpu(), "training at full size")
     yield _finding(_torchvision(), "none of corl's own; lpips and lmms-eval bring it along")
+
+
+def _threads() -> str:
+    count = torch.get_num_threads()
+    return f"{count} thread{'s' if count > 1 else ''}"
 
 
 def _gpu() -> Requirement:

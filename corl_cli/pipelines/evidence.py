@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 import math
-import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from torch import Tensor
@@ -19,8 +18,6 @@ from corl_cli.trainer.rollout import Recorded
 SIGNIFICANT = 3.0  # standard errors: one false alarm in some hundred checks
 FEWEST_STEPS = 6  # below this a mean of steps has no standard error worth the name
 SHOWN = 8  # samples that are shown of many
-
-_CAPTION = re.compile(r"'(.*?)': ", re.DOTALL)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -36,10 +33,30 @@ class Evidence:
 
 
 @dataclass(frozen=True, kw_only=True)
+class Alarm:
+    """Something that a person should look at: `alarm` when rewards are being cheated, else `warning`.
+
+    `seen` says in one sentence what was seen, with numbers; `remedy` what to do.
+    """
+
+    name: str
+    severity: Literal["warning", "alarm"]
+    task: Task
+    seen: str
+    remedy: str
+    samples: list[Evidence] = field(default_factory=list)
+
+
+class Unchecked(Exception):
+    """A check finds too little to look at; its text says what is lacking."""
+
+
+@dataclass(frozen=True, kw_only=True)
 class Seen:
     """One task of one recorded step without its images: texts, and what the drawings and real images look like.
 
-    `outputs` [N] are answers, or digests of drawings; `looks` {name: [N]} and `real` {name: [B]} are appearances (t2i).
+    `outputs` [N] are answers, or digests of drawings; `captions` [N] what `cycle` read in these, none where they were
+    not recorded; `looks` {name: [N]} and `real` {name: [B]} are appearances (t2i).
     """
 
     step: int
@@ -48,7 +65,8 @@ class Seen:
     prompts: list[str]
     questions: list[str]
     outputs: list[str]
-    notes: dict[str, list[str]]
+    notes: Mapping[str, Sequence[str]]
+    captions: Sequence[str] = ()
     looks: Mapping[str, Tensor] = field(default_factory=dict)
     real: Mapping[str, Tensor] = field(default_factory=dict)
 
@@ -60,6 +78,10 @@ class Seen:
     def groups(self) -> list[range]:
         """The rows of each group."""
         return [range(start, start + self.group_size) for start in range(0, len(self.outputs), self.group_size)]
+
+    def scores(self, name: str) -> Tensor:
+        """The raw scores [N] of a reward or a part of one, NaN where it gave none."""
+        return self.recorded.rewards.parts.get(name, torch.full((len(self.outputs),), torch.nan))
 
     def evidence(self, row: int, note: str = "") -> Evidence:
         """One of its samples."""
@@ -129,12 +151,6 @@ def thirds(values: Sequence[float]) -> Change | None:
     return change(values[:third], values[len(values) - third :])
 
 
-def captions(seen: Seen) -> list[str]:
-    """The captions that `cycle` noted, empty where there is none."""
-    matches = (_CAPTION.match(note) for note in seen.notes.get("cycle", []))
-    return [match[1] if match else "" for match in matches]
-
-
 def group_means(seen: Seen, values: Tensor) -> list[float]:
     """The mean of each group, of its finite values."""
     means = values.double().view(-1, seen.group_size).nanmean(1)
@@ -171,3 +187,15 @@ def spread(found: Sequence[Evidence]) -> list[Evidence]:
     """Some of the samples, from the first to the last."""
     step = max(1, math.ceil(len(found) / SHOWN))
     return list(found[::step])
+
+
+def halves(record: Record, task: Task) -> tuple[Sequence[Seen], Sequence[Seen]]:
+    """The early and the late steps of a task; Unchecked where there is but one step."""
+    if not record.early(task):
+        raise Unchecked("there is only one step to look at (tracking.rollouts_every says which are recorded)")
+    return record.early(task), record.late(task)
+
+
+def portion(count: int, total: int) -> str:
+    """A share in words: 3 of 12 (25%)."""
+    return f"{count} of {total} ({count / total:.0%})"

@@ -15,10 +15,22 @@ LARGE = {"hidden_size": 1024, "intermediate_size": 4096, "num_hidden_layers": 24
 
 def vgg(folder: Path) -> Path:
     """The file of a vgg16 of full size, as torchvision's are."""
-    from corl_cli.scoring.lpips import vgg16
+    from corl_cli.scoring.lpips_network import vgg16
 
     torch.save({f"features.{name}": value for name, value in vgg16().state_dict().items()}, folder / "vgg16.pth")
     return folder / "vgg16.pth"
+
+
+def lpips_heads(folder: Path) -> Path:
+    """The file of LPIPS' heads for vgg, as the lpips package's is."""
+    from corl_cli.scoring.lpips_network import KINDS
+
+    heads = {
+        f"lin{index}.model.1.weight": torch.rand(1, channels, 1, 1)
+        for index, channels in enumerate(KINDS["vgg"].channels)
+    }
+    torch.save(heads, folder / "heads.pth")
+    return folder / "heads.pth"
 
 
 def blip(folder: Path, *, full_size: bool) -> Path:

@@ -8,10 +8,12 @@ from dataclasses import replace
 from pathlib import Path
 
 import torch
+from torch import Tensor
 
 from corl_cli.core.errors import CorlError, UsageError
 from corl_cli.core.run_dir import RunDir
 from corl_cli.core.types import RewardResult, Task
+from corl_cli.scoring import groups
 from corl_cli.trainer.rollout import ROWS, Recorded, read, recorded_steps
 
 
@@ -34,9 +36,16 @@ class Recordings:
         self._refuse_old()
 
     def read(self, step: int) -> dict[Task, Recorded]:
-        """What was recorded of one step, by task."""
+        """What was recorded of one step, by task; CorlError that names the step when its files are damaged."""
         samplings = {task: self.recipe.sampling.of(task) for task in self.recipe.train.tasks}
-        return read(self.run.rollouts, step, samplings)
+        try:
+            return read(self.run.rollouts, step, samplings)
+        except CorlError as error:
+            gone = error.__cause__
+            why = f"{gone.filename} is missing." if isinstance(gone, FileNotFoundError) else error.message
+            others = ", ".join(str(other) for other in recorded_steps(self.run.rollouts) if other != step)
+            hint = f"Choose another with --step: {others}." if others else "Train the run again: it has no other step."
+            raise CorlError(f"Step {step} cannot be read: {why}", hint) from error
 
     def _refuse_old(self) -> None:
         """Rows without `terms` do not tell what each reward added to the total."""
@@ -46,7 +55,7 @@ class Recordings:
                 first = json.loads(file.read_text(encoding="utf-8").partition("\n")[0])
             except (OSError, ValueError):
                 continue  # read says what is wrong with it
-            if "terms" not in first:
+            if isinstance(first, dict) and "terms" not in first:
                 raise CorlError(
                     f"The rollouts of {self.run.path} were recorded by an earlier corl, which did not keep what each "
                     "reward added to the total.",
@@ -55,12 +64,20 @@ class Recordings:
 
 
 def pooled(steps: Sequence[Recorded]) -> Recorded:
-    """One task of several steps as one, without the samples themselves: what statistics need, and little memory."""
-    first = steps[0]
+    """One task of several steps as one, without the samples themselves: what statistics need, and little memory.
 
-    def joined(key: str) -> dict[str, torch.Tensor]:
+    A part that some steps lack is NaN there.
+    """
+    first = steps[0]
+    nothing = [torch.full((len(step.rows),), torch.nan) for step in steps]
+
+    def joined(key: str) -> dict[str, Tensor]:
         columns = [getattr(step.rewards, key) for step in steps]
-        return {name: torch.cat([column[name] for column in columns]) for name in columns[0]}
+        names = dict.fromkeys(name for column in columns for name in column)
+        return {
+            name: torch.cat([column.get(name, absent) for column, absent in zip(columns, nothing, strict=True)])
+            for name in names
+        }
 
     return Recorded(
         samples=replace(first.samples, triplets=[], outputs=[]),
@@ -75,3 +92,9 @@ def pooled(steps: Sequence[Recorded]) -> Recorded:
         rows=torch.cat([step.rows for step in steps]),
         lengths=torch.cat([step.lengths for step in steps]),
     )
+
+
+def zero_variance(values: Tensor, rows: Tensor, group_size: int) -> float:
+    """The share of groups whose counted values are all equal, of those that have two or more; NaN where none has."""
+    comparable = groups.comparable(rows, group_size)
+    return float(groups.zero_variance(values, rows, group_size)[comparable].float().mean())

@@ -4,24 +4,26 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import Protocol
+from functools import cached_property
 
 import torch
 from torch import Tensor
 
-from corl_cli.core.errors import UsageError
+from corl_cli.core.errors import CorlError, UsageError
 from corl_cli.core.loader import diff, load
+from corl_cli.core.progress import Progress
 from corl_cli.core.recipe import Recipe, RewardSpec, Rubrics
+from corl_cli.core.requirements import demand
 from corl_cli.core.types import TASKS, Samples, Task
 from corl_cli.models.base import UnifiedPolicy
 from corl_cli.pipelines.build import build_policy
+from corl_cli.pipelines.catalogue import requirements
 from corl_cli.pipelines.choose import chosen
-from corl_cli.pipelines.recordings import Recordings, pooled
+from corl_cli.pipelines.recordings import Recordings, pooled, zero_variance
 from corl_cli.rewards import bind
 from corl_cli.rewards.base import Criterion, Options, Reward, Rubric, Scores
 from corl_cli.scoring.agreement import best_changes, kendall
-from corl_cli.scoring.groups import zero_variance
-from corl_cli.trainer import loop
+from corl_cli.trainer import loop, metrics
 from corl_cli.trainer.checkpoint import complete
 from corl_cli.trainer.rollout import Recorded
 
@@ -96,12 +98,6 @@ class Replay:
     rewards: list[RewardChange]
     tasks: list[TaskChange]
     groups: list[GroupChange]
-
-
-class Progress(Protocol):
-    """Told of each step that is done."""
-
-    def advance(self, steps: int = 1, note: str = "") -> None: ...
 
 
 def replay(
@@ -183,7 +179,6 @@ class Scorer:
     def __init__(self, recordings: Recordings, recipe: Recipe, *, again: bool) -> None:
         self.recordings, self.recipe = recordings, recipe
         self.device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
-        self.start = str(self.recordings.run.provenance()["start"])
         self.policies: dict[str, UnifiedPolicy] = {}
         self.weights: dict[int, str] = {}
         self.rewards = {
@@ -192,15 +187,30 @@ class Scorer:
             for spec in getattr(recipe.rewards, task)
             if again or not self.is_recorded(task, spec)
         }
+        demand([need for reward in self.rewards.values() for need in requirements(reward)], "The replay")
         reference = self._policy(self.start) if any(r.needs_reference for r in self.rewards.values()) else None
         for reward in self.rewards.values():
             reward.load(self.device, reference)
 
     def is_recorded(self, task: Task, spec: RewardSpec) -> bool:
-        """Whether the run itself scored with this reward and these options."""
-        mine = bind(spec, task).options
+        """Whether the run itself scored with this reward and these options; equal words need no class to tell."""
         specs: list[RewardSpec] = getattr(self.recordings.recipe.rewards, task)
-        return any(spec.name == other.name and mine == bind(other, task).options for other in specs)
+        other = next((other for other in specs if other.name == spec.name), None)
+        return other is not None and (
+            spec.options == other.options or bind(spec, task).options == bind(other, task).options
+        )
+
+    @cached_property
+    def start(self) -> str:
+        """Where the weights are that the run began with; CorlError when the run no longer says."""
+        file = self.recordings.run.provenance_file
+        try:
+            return str(self.recordings.run.provenance()["start"])
+        except (OSError, ValueError, LookupError) as error:
+            raise CorlError(
+                f"{file} is missing or damaged: it says which weights the run began with, and a reward reads them.",
+                "Put it back, or replay with rewards that read no policy: corl reward ls tells which.",
+            ) from error
 
     def score(self, step: int, recorded: Mapping[Task, Recorded]) -> dict[Task, Recorded]:
         """The step with the rewards, advantages and counted rows of the changed recipe."""
@@ -254,14 +264,14 @@ class Scorer:
 def _rewards(
     run: Recipe, recipe: Recipe, scorer: Scorer, before: Mapping[Task, Recorded], after: Mapping[Task, Recorded]
 ) -> list[RewardChange]:
-    shared = loop.shares(before, run), loop.shares(after, recipe)
+    shared = metrics.shares(before, run), metrics.shares(after, recipe)
     found = []
     for task in before:
         old = {spec.name: spec for spec in getattr(run.rewards, task)}
         new = {spec.name: spec for spec in getattr(recipe.rewards, task)}
         for name in dict.fromkeys([*old, *new]):
-            comparable = name in old and name in new and scorer.is_recorded(task, new[name])
             again = (task, name) in scorer.rewards
+            comparable = again and name in old and scorer.is_recorded(task, new[name])
             found.append(
                 RewardChange(
                     task=task,
@@ -271,7 +281,7 @@ def _rewards(
                     share_before=shared[0].get(f"{task}/{name}"),
                     share_after=shared[1].get(f"{task}/{name}"),
                     scores="left out" if name not in new else "scored again" if again else "as recorded",
-                    largest_difference=_largest(before[task], after[task], name) if comparable and again else None,
+                    largest_difference=_largest(before[task], after[task], name) if comparable else None,
                 )
             )
     return found
@@ -297,8 +307,8 @@ def _task(before: Recorded, after: Recorded) -> TaskChange:
         rank_correlation=float(orders[compared].mean()),
         best_changed=float(best[compared].float().mean()),
         signs_flipped=float(_flipped(before, after)[rows].float().mean()),
-        zero_variance_before=float(zero_variance(before.advantages, before.rows, size).float().mean()),
-        zero_variance_after=float(zero_variance(after.advantages, after.rows, size).float().mean()),
+        zero_variance_before=zero_variance(before.advantages, before.rows, size),
+        zero_variance_after=zero_variance(after.advantages, after.rows, size),
         masked_before=float((~before.rows).float().mean()),
         masked_after=float((~after.rows).float().mean()),
     )

@@ -4,12 +4,16 @@ from __future__ import annotations
 
 import math
 from collections import defaultdict
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from corl_cli.core.recipe import Recipe
 from corl_cli.core.run_dir import RunDir
+from corl_cli.core.types import Task
 
-TITLES = {"t2i": "drawing", "mm2t": "answering"}
+TITLES: dict[Task, str] = {"t2i": "drawing", "mm2t": "answering"}
+SMOOTHED = 10  # steps of a running mean
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -73,24 +77,46 @@ def _number(value: float | None) -> float:
     return math.nan if value is None else value
 
 
+def cancels(recipe: Recipe, task: Task) -> bool:
+    """Whether the mean of a task's total is 0 by construction: all its rewards are normalised within groups."""
+    specs = getattr(recipe.rewards, task)
+    return bool(specs) and all(spec.normalise for spec in specs)
+
+
+def curves(metrics: Sequence[Mapping[str, Any]], recipe: Recipe, task: Task) -> dict[str, list[tuple[int, float]]]:
+    """The mean rewards of a task, their parts and their total by step, without a total that is 0 by construction."""
+    prefix = f"reward/{task}/"
+    names = dict.fromkeys(name for line in metrics for name in line if name.startswith(prefix))
+    if cancels(recipe, task):
+        names.pop(f"{prefix}total", None)
+    found = {
+        name.removeprefix(prefix): [(line["step"], line[name]) for line in metrics if line.get(name) is not None]
+        for name in names
+    }
+    return {name: points for name, points in found.items() if points}
+
+
 def draw_curves(run: RunDir) -> None:
     """curves.png: each task's held-out score with its standard error, and its rewards while training."""
     import matplotlib
 
     matplotlib.use("Agg")
     from matplotlib import pyplot
+    from matplotlib.ticker import MaxNLocator
 
-    lines = run.read_metrics()
+    lines, recipe = run.read_metrics(), run.recipe()
     tasks = [task for task in TITLES if any(f"reward/{task}/total" in line for line in lines)]
-    figure, axes = pyplot.subplots(2, len(tasks), figsize=(5.5 * len(tasks), 7), squeeze=False, layout="constrained")
+    figure, axes = pyplot.subplots(2, len(tasks), figsize=(7 * len(tasks), 7), squeeze=False, layout="constrained")
+    for axis in axes.flat:
+        axis.xaxis.set_major_locator(MaxNLocator(integer=True))
     for column, task in enumerate(tasks):
         _draw_readings(axes[0][column], lines, task)
-        _draw_rewards(axes[1][column], lines, task)
+        _draw_rewards(axes[1][column], curves(lines, recipe, task), task)
     figure.savefig(run.path / "curves.png", dpi=110)
     pyplot.close(figure)
 
 
-def _draw_readings(axis: Any, lines: list[dict[str, Any]], task: str) -> None:
+def _draw_readings(axis: Any, lines: list[dict[str, Any]], task: Task) -> None:
     probes = [(line["step"], line["probe"]) for line in lines if "probe" in line and line["probe"]["task"] == task]
     for key in dict.fromkeys((_label(probe), probe["temperature"]) for _, probe in probes):
         points = [(step, p["mean"], p["stderr"]) for step, p in probes if (_label(p), p["temperature"]) == key]
@@ -99,23 +125,26 @@ def _draw_readings(axis: Any, lines: list[dict[str, Any]], task: str) -> None:
         axis.errorbar(steps, means, errors, marker="o", markersize=3, capsize=2, label=f"{key[0]}, T = {key[1]:g}")
     axis.set(title=f"{TITLES[task]}, held out", xlabel="step", ylabel="mean ± standard error")
     if probes:
-        axis.legend(fontsize="small")
+        _name_lines(axis)
     axis.grid(alpha=0.3)
 
 
-def _draw_rewards(axis: Any, lines: list[dict[str, Any]], task: str) -> None:
-    prefix = f"reward/{task}/"
-    names = dict.fromkeys(name for line in lines for name in line if name.startswith(prefix))
-    for name in names:
-        points = [(line["step"], line[name]) for line in lines if line.get(name) is not None]
+def _draw_rewards(axis: Any, lines: Mapping[str, Sequence[tuple[int, float]]], task: Task) -> None:
+    for name, points in lines.items():
         steps, values = zip(*points, strict=True)
-        axis.plot(steps, _smooth(values), label=name.removeprefix(prefix), linewidth=1.2)
-    axis.set(title=f"{TITLES[task]}, rewards while training (mean of 10 steps)", xlabel="step")
-    axis.legend(fontsize="small")
+        axis.plot(steps, _smooth(values), label=name, linewidth=1.2)
+    axis.set(title=f"{TITLES[task]}, rewards while training (mean of up to {SMOOTHED} steps)", xlabel="step")
+    if lines:
+        _name_lines(axis)
     axis.grid(alpha=0.3)
 
 
-def _smooth(values: tuple[float, ...], width: int = 10) -> list[float]:
+def _name_lines(axis: Any) -> None:
+    """The legend, beside the lines and not over them."""
+    axis.legend(fontsize="small", loc="upper left", bbox_to_anchor=(1, 1), frameon=False)
+
+
+def _smooth(values: tuple[float, ...], width: int = SMOOTHED) -> list[float]:
     """Running mean over the last `width` values."""
     windows = (values[max(0, end - width) : end] for end in range(1, len(values) + 1))
     return [sum(window) / len(window) for window in windows]

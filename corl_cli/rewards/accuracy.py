@@ -30,13 +30,15 @@ class Accuracy(Reward):
     J = I / (|A| + |B| - I) of the sets of words A of the answer and B of the gold one: I counts 1 for a word of both
     and, for the others paired one to one, the most similar first, the similarity of the pair (difflib's 2 M / T) where
     it is 0.8 or more. Under soft a list or a hedge earns a part, which a policy may learn to exploit.
-    An answer that is empty, too long or past the bounds of algebra earns 0; a triplet without a gold answer has no
-    score. The note says which rule decided, and what was taken as the answer.
+    An answer that is empty, too long or past the bounds of algebra earns 0; a triplet without a gold answer, or
+    with one that is none of the options, has no score. The note says which rule decided, what the answer was compared
+    with, and what was taken as the answer.
     Source: arXiv 2505.17534, accuracy reward; its public code for J.
     """
 
     task = "mm2t"
     columns = ("gold", "completion")
+    optional = ("question", "answer_type")
     needs_policy = False
     Options = AccuracyOptions
     options: AccuracyOptions
@@ -49,7 +51,7 @@ class Accuracy(Reward):
         ]
         return Scores(
             values=torch.tensor([self._value(judgement) for judgement in judgements]),
-            notes=[_note(judgement) for judgement in judgements],
+            notes=[judgement.note for judgement in judgements],
         )
 
     def _value(self, judgement: Judgement) -> float:
@@ -58,7 +60,3 @@ class Accuracy(Reward):
         if judgement.correct or self.options.variant == "binary":
             return float(judgement.correct)
         return judgement.overlap
-
-
-def _note(judgement: Judgement) -> str:
-    return judgement.rule if judgement.extracted is None else f"{judgement.rule}: {judgement.extracted!r}"

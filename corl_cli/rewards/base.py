@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import time
+import traceback
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import ClassVar
 
 import torch
@@ -19,6 +21,12 @@ from corl_cli.core.types import RewardResult, Samples, Task
 from corl_cli.models.base import UnifiedPolicy
 from corl_cli.scoring.groups import standardise
 
+RETURN = "Return Scores(values=torch.tensor([...])) with one value per sample, and as many of each part and note."
+
+
+class ContractError(CorlError):
+    """A reward's class does not do what every reward must; masking its rows would hide that."""
+
 
 class Options(BaseModel):
     """The options of a reward: frozen, unknown keys refused."""
@@ -30,12 +38,14 @@ class Options(BaseModel):
 class Scores:
     """Raw scores of one reward: `values` [N] float32, NaN where there is none; `parts` are its named halves.
 
-    `notes`, none or N, say how a score came about, and why there is none.
+    `notes`, none or N, say how a score came about, and why there is none; `texts` {name: N strings} are what it was
+    made of on the way, such as captions. CorlError when there is not one of each for every row.
     """
 
     values: Tensor
     parts: dict[str, Tensor] = field(default_factory=dict)
     notes: Sequence[str] = ()
+    texts: dict[str, Sequence[str]] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -55,6 +65,7 @@ class Reward(ABC):
     task: ClassVar[Task]
     Options: ClassVar[type[BaseModel]] = Options
     columns: ClassVar[Sequence[str]] = ()  # what a line of `corl reward score --file` must hold
+    optional: ClassVar[Sequence[str]] = ()  # what `score` reads where a line holds it, and can do without
     needs_policy: bool = True  # whether `score` uses the policy; without, it may be None
 
     def __init__(self, options: BaseModel) -> None:
@@ -112,17 +123,13 @@ class Rubric:
         valid = torch.ones(len(samples), dtype=torch.bool)
         parts: dict[str, Tensor] = {}
         notes: dict[str, list[str]] = {}
+        texts: dict[str, list[str]] = {}
         seconds: dict[str, float] = {}
         for criterion in self.criteria:
             begun = time.perf_counter()
             scores = _score(criterion, samples, policy)
             seconds[criterion.name] = time.perf_counter() - begun
             values = scores.values.float().cpu()
-            if values.shape != (len(samples),):
-                raise CorlError(
-                    f"Reward '{criterion.name}' gave scores of shape {list(values.shape)} for {len(samples)} samples.",
-                    "Return Scores(values=...) with one score per row of the samples.",
-                )
             finite = torch.isfinite(values)
             if criterion.on_error == "stop" and not finite.all():
                 raise _failed(criterion.name, samples, scores, finite)
@@ -131,10 +138,18 @@ class Rubric:
             parts |= {f"{criterion.name}.{part}": score.float().cpu() for part, score in scores.parts.items()}
             if scores.notes:
                 notes[criterion.name] = list(scores.notes)
+            texts |= {f"{criterion.name}.{text}": list(lines) for text, lines in scores.texts.items()}
         terms = {criterion.name: _term(criterion, parts, valid, samples) for criterion in self.criteria}
         total = torch.stack([torch.zeros(len(samples)), *terms.values()]).sum(0).masked_fill(~valid, torch.nan)
         return RewardResult(
-            task=self.task, total=total, parts=parts, valid=valid, terms=terms, notes=notes, seconds=seconds
+            task=self.task,
+            total=total,
+            parts=parts,
+            valid=valid,
+            terms=terms,
+            notes=notes,
+            texts=texts,
+            seconds=seconds,
         )
 
 
@@ -149,8 +164,8 @@ def _term(criterion: Criterion, parts: dict[str, Tensor], valid: Tensor, samples
 def _score(criterion: Criterion, samples: Samples, policy: UnifiedPolicy | None) -> Scores:
     """The scores of a reward that may raise; where rows are to be masked, group by group, so that only its own is."""
     try:
-        return criterion.reward.score(samples, policy)
-    except (MemoryError, torch.OutOfMemoryError):
+        return _checked(criterion.name, criterion.reward.score(samples, policy), len(samples))
+    except (MemoryError, torch.OutOfMemoryError, ContractError):
         raise
     except Exception as error:
         size = samples.sampling.group_size
@@ -164,7 +179,31 @@ def _score(criterion: Criterion, samples: Samples, policy: UnifiedPolicy | None)
         values=torch.cat([piece.values.float().cpu() for piece in pieces]),
         parts=_joined_parts(pieces, size),
         notes=[note for piece in pieces for note in piece.notes or [""] * size],
+        texts={
+            name: [text for piece in pieces for text in piece.texts.get(name, [""] * size)]
+            for name in dict.fromkeys(name for piece in pieces for name in piece.texts)
+        },
     )
+
+
+def _checked(name: str, scores: Scores, rows: int) -> Scores:
+    """The scores, if there is one of everything for each row; ContractError for what a reward's author must mend."""
+    if not isinstance(scores, Scores):
+        raise ContractError(f"Reward '{name}' gave {_kind(scores)} in place of Scores.", RETURN)
+    for part, values in {"values": scores.values, **scores.parts}.items():
+        if not isinstance(values, Tensor):
+            raise ContractError(f"Reward '{name}' gave {_kind(values)} as {part} in place of a tensor.", RETURN)
+        if values.shape != (rows,):
+            shape = list(values.shape)
+            raise ContractError(f"Reward '{name}' gave {part} of shape {shape} for {rows} samples.", RETURN)
+    for part, lines in {"notes": scores.notes or [""] * rows, **scores.texts}.items():
+        if len(lines) != rows:
+            raise ContractError(f"Reward '{name}' gave {len(lines)} {part} for {rows} samples.", RETURN)
+    return scores
+
+
+def _kind(value: object) -> str:
+    return "nothing" if value is None else f"a {type(value).__name__}"
 
 
 def _joined_parts(pieces: Sequence[Scores], size: int) -> dict[str, Tensor]:
@@ -174,7 +213,12 @@ def _joined_parts(pieces: Sequence[Scores], size: int) -> dict[str, Tensor]:
 
 
 def _reason(error: Exception) -> str:
-    return error.message if isinstance(error, CorlError) else f"{type(error).__name__}: {error}".rstrip(": ")
+    """What an exception says, and where it was raised when it is not one of corl's own."""
+    if isinstance(error, CorlError):
+        return error.message
+    (*_, last) = traceback.extract_tb(error.__traceback__)
+    place = f" ({Path(last.filename).name}:{last.lineno} in {last.name})"
+    return f"{type(error).__name__}: {error}".rstrip(": ") + place
 
 
 def _raised(name: str, samples: Samples, error: Exception) -> CorlError:

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Literal
+from typing import Annotated, Literal, Self
 
 import torch
 from PIL.Image import Image
-from pydantic import Field
+from pydantic import Field, model_validator
 
 from corl_cli.core.pictures import Tile
 from corl_cli.core.recipe import Float, Positive
@@ -45,8 +45,24 @@ class CycleOptions(Options):
     )
     caption_prompt: str = Field("describe the image", min_length=1, description="what the policy is asked")
     max_new_tokens: Positive = Field(48, description="of a caption")
-    perceptual_weight: Annotated[Float, Field(ge=0)] = 1.0
-    text_weight: Annotated[Float, Field(ge=0)] = 1.0
+    perceptual_weight: Annotated[Float, Field(ge=0)] = Field(1.0, description="0 leaves this half out")
+    text_weight: Annotated[Float, Field(ge=0)] = Field(1.0, description="0 leaves this half out, captions too")
+
+    @model_validator(mode="after")
+    def _effective(self) -> Self:
+        """Every option that is given has an effect."""
+        idle = {
+            "backbone": None if self.perceptual.startswith("lpips") else f"perceptual: {self.perceptual}",
+            "text_encoder": None if self.text == "embedding" else f"text: {self.text}",
+            "synonyms": None if self.text == "scene_graph" else f"text: {self.text}",
+            "caption_prompt": None if self.captioner == POLICY else f"captioner: {self.captioner}",
+        }
+        for name, choice in idle.items():
+            if choice and getattr(self, name) != type(self).model_fields[name].default:
+                raise ValueError(f"{name} has no effect with {choice}; leave it out")
+        if not self.perceptual_weight and not self.text_weight:
+            raise ValueError("one of perceptual_weight and text_weight must be above 0")
+        return self
 
 
 class Cycle(Reward):
@@ -66,55 +82,65 @@ class Cycle(Reward):
     @property
     def needs_reference(self) -> bool:
         """Whether captions come from the frozen start of the policy."""
-        return self.options.captioner == POLICY
+        return self.options.text_weight > 0 and self.options.captioner == POLICY
 
     def requirements(self) -> list[Requirement]:
         """See Reward.requirements."""
-        parts = (self._likeness(), self._consistency(), None if self.needs_reference else self._blip())
-        return [requirement for part in parts if part for requirement in part.requirements()]
+        looks = [self._likeness()] if self.options.perceptual_weight else []
+        says = [self._consistency()] if self.options.text_weight else []
+        captions = [self._blip()] if self.options.text_weight and not self.needs_reference else []
+        return [requirement for part in (*looks, *says, *captions) for requirement in part.requirements()]
 
     def load(self, device: torch.device, reference: UnifiedPolicy | None) -> None:
         """See Reward.load."""
-        self.likeness, self.consistency = self._likeness(), self._consistency()
-        self.captioner = self._frozen(reference) if self.needs_reference else self._blip()
-        for part in (self.likeness, self.consistency, self.captioner):
-            part.load(device)
+        if self.options.perceptual_weight:
+            self.likeness = self._likeness()
+            self.likeness.load(device)
+        if self.options.text_weight:
+            self.consistency = self._consistency()
+            self.captioner = self._frozen(reference) if self.needs_reference else self._blip()
+            self.consistency.load(device)
+            self.captioner.load(device)
 
     def score(self, samples: Samples, policy: UnifiedPolicy | None) -> Scores:
-        """See Reward.score; parts carry the names of the two measures."""
-        looks, says, captions = self._measure(samples)
+        """See Reward.score; parts carry the names of the measures."""
+        halves, captions = self._measure(samples)
+        weights: dict[str, float] = {
+            self.options.perceptual: self.options.perceptual_weight,
+            self.options.text: self.options.text_weight,
+        }
         return Scores(
-            values=self.options.perceptual_weight * looks.values + self.options.text_weight * says.values,
-            parts={self.options.perceptual: looks.values, self.options.text: says.values},
-            notes=[
-                _reasons(looks.details[row], says.details[row]) or f"'{caption}': {note(says.details[row])}"
-                for row, caption in enumerate(captions)
-            ],
+            values=torch.stack([weights[name] * half.values for name, half in halves.items()]).sum(0),
+            parts={name: half.values for name, half in halves.items()},
+            notes=[_note(halves, captions, row) for row in range(len(samples))],
+            texts={"caption": captions} if captions else {},
         )
 
     def explain(self, samples: Samples, policy: UnifiedPolicy | None) -> list[Explanation]:
         """See Reward.explain: the caption, how prompt and caption agree, and where the images differ."""
-        looks, says, captions = self._measure(samples)
-        return [
-            Explanation(
-                facts={
-                    self.options.perceptual: f"{float(looks.values[row]):.4f}",
-                    self.options.text: f"{float(says.values[row]):.4f}",
-                    f"caption by {self.options.captioner}": captions[row],
-                    **looks.details[row],
-                    **says.details[row],
-                }
-                | ({FAILED: why} if (why := _reasons(looks.details[row], says.details[row])) else {}),
-                pictures=self._pictures(samples.select([row]), looks.details[row]),
-            )
-            for row in range(len(samples))
-        ]
+        halves, captions = self._measure(samples)
+        found = []
+        for row in range(len(samples)):
+            facts = {name: f"{float(half.values[row]):.4f}" for name, half in halves.items()}
+            if captions:
+                facts[f"caption by {self.options.captioner}"] = captions[row]
+            for half in halves.values():
+                facts |= half.details[row]
+            if why := _reasons(halves, row):
+                facts[FAILED] = why
+            found.append(Explanation(facts=facts, pictures=self._pictures(samples.select([row]), halves, row)))
+        return found
 
-    def _measure(self, samples: Samples) -> tuple[Measured, Measured, list[str]]:
-        drawings = [drawing for drawing in samples.outputs if isinstance(drawing, Image)]
-        captions = self.captioner(drawings)
-        prompts = [triplet.prompt for triplet in samples.triplets]
-        return self._looks(samples), self.consistency(prompts, captions), captions
+    def _measure(self, samples: Samples) -> tuple[dict[str, Measured], list[str]]:
+        """The halves that have a weight, by the names of their measures, and the captions."""
+        halves: dict[str, Measured] = {}
+        captions: list[str] = []
+        if self.options.perceptual_weight:
+            halves[self.options.perceptual] = self._looks(samples)
+        if self.options.text_weight:
+            captions = self.captioner([drawing for drawing in samples.outputs if isinstance(drawing, Image)])
+            halves[self.options.text] = self.consistency([triplet.prompt for triplet in samples.triplets], captions)
+        return halves, captions
 
     def _looks(self, samples: Samples) -> Measured:
         """Likeness of the rows whose images can be compared; the others say why not."""
@@ -149,18 +175,19 @@ class Cycle(Reward):
         return pairs
 
     def _fitted(self, real: Image, drawn: Image) -> Image | None:
-        """The real image as it is compared with the drawing."""
+        """The real image as it is compared with the drawing: made its shape first, then both go the same way."""
         if real.size != drawn.size and self.options.resize is None:
             return None
-        return fitted(real, self._size(drawn), self.options.resize or "stretch")
+        return fitted(fitted(real, drawn.size, self.options.resize or "stretch"), self._size(drawn), "stretch")
 
     def _size(self, drawn: Image) -> tuple[int, int]:
         return (self.options.size, self.options.size) if self.options.size else drawn.size
 
-    def _pictures(self, sample: Samples, details: dict[str, str]) -> list[Tile]:
+    def _pictures(self, sample: Samples, halves: dict[str, Measured], row: int) -> list[Tile]:
         ((real, drawn),) = self._pairs(sample)
         shown = [Tile(drawn, "drawing"), Tile(real or sample.triplets[0].image, "real image")]
-        if real is not None and FAILED not in details:
+        looks = halves.get(self.options.perceptual)
+        if looks and real and FAILED not in looks.details[row]:
             shown.append(Tile(self.likeness.differences(real, drawn), f"where {self.options.perceptual} differs"))
         return shown
 
@@ -196,6 +223,14 @@ class Cycle(Reward):
         return Blip(self.options.captioner, self.options.max_new_tokens)
 
 
-def _reasons(*halves: dict[str, str]) -> str:
+def _note(halves: dict[str, Measured], captions: list[str], row: int) -> str:
+    """Why there is no score; else the caption and what it was compared with."""
+    if why := _reasons(halves, row):
+        return why
+    *_, last = halves.values()
+    return f"'{captions[row]}': {note(last.details[row])}" if captions else note(last.details[row])
+
+
+def _reasons(halves: dict[str, Measured], row: int) -> str:
     """Why the halves that failed did; nothing when none did."""
-    return "; ".join(details[FAILED] for details in halves if FAILED in details)
+    return "; ".join(half.details[row][FAILED] for half in halves.values() if FAILED in half.details[row])

@@ -14,7 +14,7 @@ from corl_cli.core.pictures import Tile
 from corl_cli.core.types import Samples
 from corl_cli.models.base import Embedded, UnifiedPolicy
 from corl_cli.rewards.base import Explanation, Options, Reward, Scores
-from corl_cli.scoring.heatmap import heatmap
+from corl_cli.scoring.heatmap import token_map
 
 ROWS = 32  # embedded at once; bounds memory, not the scores
 
@@ -108,13 +108,15 @@ def _explanation(drawing: Image, words: list[str], cosines: Tensor) -> Explanati
     if not words:
         return Explanation(facts={"failed": "the prompt has no text tokens"}, pictures=[Tile(drawing, "drawing")])
     low, high = float(cosines.min()), float(cosines.max())
+    border = "" if drawing.width == drawing.height else "; grey is the border that squares the image"
     facts = {
         "image tokens, mean of the best word's cosine": f"{float(cosines.amax(1).mean()):.4f}",
         "words, mean of the best image token's cosine": f"{float(cosines.amax(0).mean()):.4f}",
-        "colours": f"from {low:.2f} (dark) to {high:.2f} (bright); grey is the border that squares the image",
+        "colours": f"cosines from {low:.2f} (dark) to {high:.2f} (bright){border}",
+        "number after a word": "its cosine with the image token that fits it best",
     }
     tiles = [
-        Tile(heatmap(drawing, column, low, high), f"'{word.strip()}' {float(column.max()):.2f}")
+        Tile(token_map(drawing, column, low, high), f"'{word.strip()}' {float(column.max()):.2f}")
         for word, column in zip(words, cosines.T, strict=True)
     ]
     return Explanation(facts=facts, pictures=[Tile(drawing, "drawing"), *tiles])

@@ -9,7 +9,9 @@ from __future__ import annotations
 
 import re
 from collections import Counter
+from collections.abc import Mapping
 from dataclasses import dataclass
+from textwrap import shorten
 
 from corl_cli.core.types import AnswerType
 from corl_cli.scoring import choices, words
@@ -27,7 +29,8 @@ _TAG = re.compile(r"</?(?:think|answer)>", re.IGNORECASE)
 class Judgement:
     """Whether an answer is right, what was taken as the answer (None: there is none), and the rule that decided.
 
-    `correct` is None where there is no gold answer to compare with. `overlap`, 0..1, is the soft Jaccard index of an
+    `correct` is None where there is no gold answer to compare with; `gold` is what was compared with, None where
+    nothing was: the gold option, letter and text, or the gold answer. `overlap`, 0..1, is the soft Jaccard index of an
     open-ended answer and the gold one (words.overlap), 0 for multiple choice.
     """
 
@@ -35,6 +38,17 @@ class Judgement:
     extracted: str | None
     rule: str
     overlap: float = 0.0
+    gold: str | None = None
+
+    @property
+    def note(self) -> str:
+        """Verdict, rule, what was compared with and what was taken as the answer, in one line."""
+        said = "" if self.extracted is None else f": {_quoted(self.extracted)}"
+        if self.gold is None:
+            return self.rule + said
+        if self.rule.startswith("same"):
+            return f"{'' if self.correct else 'not the '}{self.rule} as {_quoted(self.gold)}{said}"
+        return f"{self.rule}, {'as gold' if self.correct else 'gold is'} {_quoted(self.gold)}{said}"
 
 
 def format_fault(completion: str) -> str | None:
@@ -93,10 +107,12 @@ def judge(question: str, gold: str, completion: str, answer_type: AnswerType) ->
     Multiple choice: exactly one option is chosen, by its letter, its text or both, and it is the gold one. Open-ended:
     the same words, the same quantity or the same expression, up to articles, number, spelling, and words that the
     question itself supplies. What cannot be compared within the caps is wrong, not missing: an answer must not be able
-    to leave its group.
+    to leave its group. A gold answer that names none of the options shown is an error in the data: no verdict. One that
+    names several is compared by its words.
     """
     question, gold = question[-MAX_QUESTION:], _unwrapped(gold)
-    if fault := _fault(gold):
+    options = choices.read_options(question) if answer_type == "mc" else {}
+    if fault := _fault(gold) or _stranger(gold, options):
         return Judgement(None, None, f"the gold answer is {fault}")
     answer = extract(completion)
     if answer is None:
@@ -104,14 +120,13 @@ def judge(question: str, gold: str, completion: str, answer_type: AnswerType) ->
     if fault := _fault(answer):
         return Judgement(False, answer[:80], f"the answer is {fault}")
     if answer_type == "mc":
-        options = choices.read_options(question)
         wanted = choices.choose(gold, options)
         if wanted is not None:
             chosen = choices.choose(answer, options)
             rule = "not one option" if chosen is None else f"option {chosen}"
-            return Judgement(chosen == wanted, answer, rule)
+            return Judgement(chosen == wanted, answer, rule, gold=f"{wanted}. {options[wanted]}" if options else wanted)
     correct, rule = words.same_answer(question, gold, answer)
-    return Judgement(correct, answer, rule, words.overlap(gold, answer) if answer_type == "oe" else 0.0)
+    return Judgement(correct, answer, rule, words.overlap(gold, answer) if answer_type == "oe" else 0.0, gold)
 
 
 def infer_type(question: str, gold: str) -> AnswerType:
@@ -126,6 +141,19 @@ def _fault(answer: str) -> str | None:
         return "too long"
     size = len(plain(answer))
     return "empty" if not size else "too long" if size > 2 * MAX_CHARS else None
+
+
+def _stranger(gold: str, options: Mapping[str, str]) -> str | None:
+    """That a gold answer names none of the options, if there are any."""
+    if not options or choices.named(gold, options):
+        return None
+    shown = ", ".join(f"{letter}. {text}" for letter, text in options.items())
+    return f"none of the options: {_quoted(gold)} is not among {shorten(shown, 200, placeholder=' …')}"
+
+
+def _quoted(text: str) -> str:
+    """The text in quotes, on one line; not repr, which doubles the backslashes of TeX."""
+    return f"'{' '.join(text.split())}'"
 
 
 def _unwrapped(gold: str) -> str:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from dataclasses import dataclass, field
+from typing import NamedTuple
 
 from corl_cli.scoring import lexicon
 from corl_cli.scoring.english import NUMBERS, singular
@@ -12,7 +13,14 @@ MAX_WORDS = 200  # of a caption; what follows is not read
 
 MAX_LIST = 8  # members of a list that a relation reaches
 
-Link = tuple[int, int, str]
+
+class Link(NamedTuple):
+    """A relation between two things, by their indices: "left of"; `told` is "right of" where the text says so."""
+
+    subject: int
+    target: int
+    name: str
+    told: str
 
 
 @dataclass
@@ -24,7 +32,7 @@ class Thing:
 
 
 def read(text: str) -> tuple[list[Thing], list[Link]]:
-    """The things of a caption in order, and (subject, object, relation) by their indices. Never fails.
+    """The things of a caption in order, and the relations between them. Never fails.
 
     Words that no list knows are taken for names; the last of a noun phrase is its thing, the others are its
     attributes. Things alike in name and attributes are counted as one: "a red cross and a red cross" is "two red
@@ -158,8 +166,8 @@ def _links(steps: list[_Step]) -> list[Link]:
 def _canonical(subject: int, target: int, name: str) -> Link:
     """One name for a relation told from either side."""
     if converse := lexicon.CONVERSE.get(name):
-        return target, subject, converse
-    return subject, target, name
+        return Link(target, subject, converse, name)
+    return Link(subject, target, name, name)
 
 
 def _counted(things: list[Thing], links: list[Link]) -> tuple[list[Thing], list[Link]]:
@@ -175,4 +183,4 @@ def _counted(things: list[Thing], links: list[Link]) -> tuple[list[Thing], list[
         number = [lexicon.attribute(str(len(members)))] if len(members) > 1 else []
         merged.append(Thing(first.name, [*number, *first.attributes]))
         place |= dict.fromkeys(members, position)
-    return merged, [(place[subject], place[target], name) for subject, target, name in links]
+    return merged, [link._replace(subject=place[link.subject], target=place[link.target]) for link in links]

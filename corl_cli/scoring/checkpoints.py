@@ -14,7 +14,7 @@ from huggingface_hub.errors import HFValidationError, RepositoryNotFoundError
 from huggingface_hub.utils import validate_repo_id
 
 from corl_cli.core.errors import CorlError
-from corl_cli.core.requirements import Requirement
+from corl_cli.core.requirements import Requirement, demand
 from corl_cli.models import torchvision_guard
 
 HUB_SECONDS = 10  # for the hub's first answer; left to itself transformers retries for half a minute
@@ -60,9 +60,7 @@ def reading(name: str, checkpoint: str, architecture: str | None = None) -> Iter
 
     transformers' warnings and bars are silent inside; a download shows the hub's own bar.
     """
-    need = requirement(name, checkpoint, architecture)
-    if not need.met:
-        raise CorlError(f"No {name}: {need.detail}.", need.remedy)
+    demand([requirement(name, checkpoint, architecture)], "The measure")
     torchvision_guard.check()  # before transformers' image classes are imported
     try:
         folder = _folder(checkpoint) or _fetched(name, checkpoint)

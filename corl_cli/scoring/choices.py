@@ -42,7 +42,8 @@ _WORD_EDGES = r"(?<!\w)", r"(?!\w)"
 _NUMBER_EDGES = r"(?<![\w.,/√^-])", r"(?![\w/%√π^-]|[.,]\d)"
 _SEPARATOR = re.compile(r"[)\].\"']*(?:,? (?:and|or|nor) |, ?|/|&| & )(?:option )?[(\[\"']*")
 _CONJUNCTION = re.compile(r"\b(?:and|or|nor)\b|[/&]")
-_REASON = re.compile(r"\n|,?\s(?:because|since)\s", re.IGNORECASE)
+# What comes after the choice: a reason, or a new line that does not begin with a further letter.
+_REASON = re.compile(r"\n(?!\s{0,8}[(\[]?[A-Ja-j](?:[)\].:]|\s{0,8}(?:\n|$)))|,?\s(?:because|since)\s", re.IGNORECASE)
 
 
 def read_options(question: str) -> dict[str, str]:
@@ -81,9 +82,20 @@ def choose(answer: str, options: Mapping[str, str]) -> str | None:
     if len(named) == 1:
         return named[0]
     for part in (_REASON.split(text)[0], text):
-        if asserted := _asserted(" ".join(part.split()), options):
-            return asserted.pop() if len(asserted) == 1 else None
+        if found := _asserted(" ".join(part.split()), options):
+            return found.pop() if len(found) == 1 else None
     return None
+
+
+def asserted(answer: str, options: Mapping[str, str]) -> set[str]:
+    """The letters of all options that an answer names, by letter or by text, and does not reject."""
+    return _asserted(" ".join(normalise(answer).split()), options)
+
+
+def named(text: str, options: Mapping[str, str]) -> set[str]:
+    """The letters of the options that a text names, one or several."""
+    chosen = choose(text, options)
+    return {chosen} if chosen else _asserted(" ".join(normalise(text).split()), options)
 
 
 def _named(text: str, options: Mapping[str, str]) -> list[str]:
@@ -140,7 +152,7 @@ def _unmarked(question: str) -> dict[str, str]:
 
 
 def _asserted(text: str, options: Mapping[str, str]) -> set[str]:
-    """The letters of all options that a text names, by letter or by text, and does not reject."""
+    """`asserted` of a text in one notation and on one line."""
     text = with_digits(text)
     mentions: list[Mention] = []
     hidden = text
@@ -161,12 +173,12 @@ def _asserted(text: str, options: Mapping[str, str]) -> set[str]:
             for match in re.finditer(pattern, hidden)
             if match[1].upper() in (options or LETTERS)
         ]
-    asserted: set[str] = set()
+    found: set[str] = set()
     for group in _lists(sorted(mentions), text):
         start, end = group[0][0], group[-1][1]
         if not _NEGATION.search(text[max(0, start - 60) : start]) and not _REJECTION.match(text[end : end + 60]):
-            asserted |= {letter for _, _, letter in group}
-    return asserted
+            found |= {letter for _, _, letter in group}
+    return found
 
 
 def _lists(mentions: list[Mention], text: str) -> list[list[Mention]]:
@@ -188,6 +200,8 @@ def _is_letter(
     after = text[match.end() :]
     if match[1] not in "AI" or not (following := re.match(r" ([\w'\0]+)", after)):
         return True
+    if following[1] in (options or LETTERS):
+        return True  # "A B C"
     if following[1].startswith("\0"):
         return any(start == match.end() + 1 and letter == match[1] for start, _, letter in mentions)
     return following[1].casefold() in _AFTER_LETTER and match[1] == "A"

@@ -50,6 +50,7 @@ _IRREGULAR = {
     "headaches": "headache",
     "valves": "valve",
 }
+_PLURALS = {one: many for many, one in _IRREGULAR.items()}
 _UNCHANGED = frozenset(
     word_list(
         """
@@ -102,6 +103,19 @@ def singular(word: str) -> str:
         if ending.search(word):
             return word if replacement is None else ending.sub(replacement, word)
     return word
+
+
+def plural(word: str) -> str:
+    """The plural of a lower-case noun, as `singular` undoes it."""
+    if word in _PLURALS:
+        return _PLURALS[word]
+    if word in _UNCHANGED:
+        return word
+    if word.endswith("man"):
+        return f"{word[:-3]}men"
+    if re.search(r"[^aeiou]y$", word):
+        return f"{word[:-1]}ies"
+    return f"{word}es" if re.search(r"(?:[sxz]|ch|sh)$", word) else f"{word}s"
 
 
 def read_number(words: Sequence[str]) -> tuple[int, int]:

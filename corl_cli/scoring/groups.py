@@ -20,6 +20,11 @@ def standardise(values: Tensor, rows: Tensor, group_size: int, *, scale: bool = 
     return centred.flatten().to(values.dtype)
 
 
+def comparable(rows: Tensor, group_size: int) -> Tensor:
+    """Which groups [B] have two counted rows or more."""
+    return rows.view(-1, group_size).sum(1) > 1
+
+
 def zero_variance(values: Tensor, rows: Tensor, group_size: int) -> Tensor:
     """Which groups [B] hold no two counted values that differ: nothing can be learnt from them."""
     return standardise(values, rows, group_size, scale=False).view(-1, group_size).abs().amax(1) < 1e-6

@@ -16,6 +16,7 @@ import torch
 from corl_cli.core.requirements import Requirement
 from corl_cli.scoring import captions, lexicon
 from corl_cli.scoring.captions import Link, Thing
+from corl_cli.scoring.english import NUMBERS, plural
 from corl_cli.scoring.measure import Measured, failed
 
 SceneTuple = tuple[str, ...]
@@ -38,16 +39,19 @@ class SceneGraphs:
         """See measure.Consistency; a prompt that names nothing has no score."""
         values, details = [], []
         for prompt, caption in zip(prompts, captions, strict=True):
-            wanted, said = parse(prompt).tuples(), parse(caption).tuples()
-            values.append(f_score(said, wanted, synonyms=self.synonyms) if wanted else torch.nan)
-            nothing = failed("the prompt names nothing" if prompt.strip() else "the prompt is empty")
-            details.append(explain(said, wanted, synonyms=self.synonyms) if wanted else nothing)
+            wanted, said = parse(prompt), parse(caption)
+            if wanted.things:
+                values.append(f_score(said.tuples(), wanted.tuples(), synonyms=self.synonyms))
+                details.append(explain(said, wanted, synonyms=self.synonyms))
+            else:
+                values.append(torch.nan)
+                details.append(failed("the prompt names nothing" if prompt.strip() else "the prompt is empty"))
         return Measured(torch.tensor(values), details)
 
 
 @dataclass(frozen=True)
 class SceneGraph:
-    """What a caption says: things, and relations (subject, object, name) between their indices."""
+    """What a caption says: things, and the relations between them."""
 
     things: list[Thing]
     links: list[Link]
@@ -65,14 +69,27 @@ class SceneGraph:
     @property
     def relations(self) -> list[SceneTuple]:
         """(subject, object, relation); between things of one name their attributes follow, to tell them apart."""
-        return [self._relation(*link) for link in self.links]
+        return [self._relation(link) for link in self.links]
 
     def tuples(self) -> list[SceneTuple]:
         """Objects, attributes and relations, as `f_score` compares them."""
         return [*((name,) for name in self.objects), *self.attributes, *self.relations]
 
-    def _relation(self, subject: int, target: int, name: str) -> SceneTuple:
-        first, second = self.things[subject], self.things[target]
+    def phrases(self) -> list[str]:
+        """The tuples as text, in their order; a relation from the side from which the caption tells it."""
+        return [*map(phrase, [*((name,) for name in self.objects), *self.attributes]), *map(self._told, self.links)]
+
+    def _told(self, link: Link) -> str:
+        first, second = self.things[link.subject], self.things[link.target]
+        if link.told != link.name:
+            first, second = second, first
+        ends = [thing.name for thing in (first, second)]
+        if first.name == second.name:
+            ends = [" ".join([*thing.attributes, thing.name]) for thing in (first, second)]
+        return phrase((*ends, link.told))
+
+    def _relation(self, link: Link) -> SceneTuple:
+        first, second, name = self.things[link.subject], self.things[link.target], link.name
         told_apart = [" ".join(sorted(thing.attributes)) for thing in (first, second)]
         ends = [(first.name, told_apart[0]), (second.name, told_apart[1])]
         if name in lexicon.SYMMETRIC:
@@ -97,23 +114,29 @@ def f_score(candidate: Sequence[SceneTuple], reference: Sequence[SceneTuple], *,
     return 2 * len(_matching(candidate, reference, synonyms)) / total if candidate and reference else 0.0
 
 
-def explain(
-    candidate: Sequence[SceneTuple], reference: Sequence[SceneTuple], *, synonyms: bool = True
-) -> dict[str, str]:
+def explain(candidate: SceneGraph, reference: SceneGraph, *, synonyms: bool = True) -> dict[str, str]:
     """Which tuples are matched, which of the reference are missing, and which of the candidate are extra."""
-    candidate, reference = _closed(candidate), _closed(reference)
-    pairs = _matching(candidate, reference, synonyms)
-    groups = {
-        "matched": [reference[index] for index in sorted(pairs)],
-        "missing": [words for index, words in enumerate(reference) if index not in pairs],
-        "extra": [words for index, words in enumerate(candidate) if index not in pairs.values()],
-    }
-    return {name: ", ".join(map(_phrase, group)) or "nothing" for name, group in groups.items()}
+    pairs = _matching(candidate.tuples(), reference.tuples(), synonyms)
+    said, wanted = candidate.phrases(), reference.phrases()
+    return account(
+        matched=[wanted[index] for index in sorted(pairs)],
+        missing=[text for index, text in enumerate(wanted) if index not in pairs],
+        extra=[text for index, text in enumerate(said) if index not in pairs.values()],
+    )
 
 
-def _phrase(words: SceneTuple) -> str:
+def account(*, matched: Sequence[str], missing: Sequence[str], extra: Sequence[str]) -> dict[str, str]:
+    """The labelled lines that make an agreement of tuples believable."""
+    groups = {"matched": matched, "missing": missing, "extra": extra}
+    return {label: ", ".join(phrases) or "nothing" for label, phrases in groups.items()}
+
+
+def phrase(words: SceneTuple) -> str:
+    """A tuple as a person would say it: "circle", "red circle", "two circles", "circle above square"."""
     if len(words) < 3:
-        return " ".join(reversed(words))
+        thing, *attributes = words
+        many = any(NUMBERS.get(attribute, 1) > 1 for attribute in attributes)
+        return " ".join([*attributes, plural(thing) if many else thing])
     return f"{words[0]} {words[2]} {words[1]}"
 
 

@@ -8,9 +8,10 @@ from typing import Literal
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from PIL import Image, ImageChops, ImageOps
+from PIL import Image, ImageOps
 
 from corl_cli.core.requirements import Requirement
+from corl_cli.scoring.heatmap import heatmap
 from corl_cli.scoring.measure import Measured
 
 Resize = Literal["stretch", "crop"]
@@ -35,8 +36,9 @@ class Pixel:
         )
 
     def differences(self, real: Image.Image, drawn: Image.Image) -> Image.Image:
-        """See measure.Likeness."""
-        return ImageChops.difference(real.convert("RGB"), drawn.convert("RGB")).convert("L")
+        """See measure.Likeness; from no difference to that of black and white."""
+        errors = np.square(_values(real) - _values(drawn)).mean(-1)
+        return heatmap(drawn, torch.from_numpy(errors).sqrt(), 0.0, 1.0)
 
 
 def fitted(image: Image.Image, size: tuple[int, int], resize: Resize) -> Image.Image:

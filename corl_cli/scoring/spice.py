@@ -10,10 +10,10 @@ from typing import NamedTuple
 import torch
 
 from corl_cli.core.errors import CorlError
-from corl_cli.core.requirements import Requirement
+from corl_cli.core.requirements import Requirement, demand
 from corl_cli.scoring import corenlp, jvm
 from corl_cli.scoring.measure import Measured, failed
-from corl_cli.scoring.scene_graph import SceneTuple
+from corl_cli.scoring.scene_graph import SceneTuple, account, phrase
 
 SECONDS = 300.0  # for one request; the first one waits for CoreNLP's models too
 HEAP = "4g"  # a bound, not a reservation
@@ -59,9 +59,7 @@ class Spice:
 
     def load(self, device: torch.device) -> None:
         """Start the JVM and have CoreNLP load its models, fetched first if need be; CorlError when that fails."""
-        for need in self.requirements():
-            if not need.met:
-                raise CorlError(f"SPICE needs {need.name}, which is {need.state}: {need.detail}.", need.remedy)
+        demand(self.requirements(), "SPICE")
         jars = corenlp.find() or corenlp.fetch()
         self.server = SpiceServer(jars)
         (trial,) = self.server.parse(["a cat"])
@@ -83,7 +81,7 @@ class Spice:
         return Measured(values, details)
 
     def _parsed(self, texts: Sequence[str]) -> dict[str, list[SceneTuple] | str]:
-        """Tuples of every text, or why there are none; remembered, those longest unused forgotten first."""
+        """Tuples of every text, or why there are none; tuples are remembered, those longest unused forgotten first."""
         assert self.server
         wanted = list(dict.fromkeys(texts))
         unknown = [text for text in wanted if text.strip() and text not in self.parsed]
@@ -91,7 +89,7 @@ class Spice:
             batch = unknown[start : start + BATCH]
             self.parsed |= dict(zip(batch, self.server.parse(batch), strict=True))
         found = {text: self.parsed.pop(text, []) for text in wanted}
-        self.parsed |= found
+        self.parsed |= {text: tuples for text, tuples in found.items() if not isinstance(tuples, str)}
         for text in list(self.parsed)[: max(0, len(self.parsed) - REMEMBERED)]:
             del self.parsed[text]
         return found
@@ -132,9 +130,8 @@ class SpiceServer:
 def _package() -> Requirement:
     folder = corenlp.pycocoevalcap()
     if folder is None:
-        return Requirement(
-            name="pycocoevalcap", state="missing", detail="not installed", remedy='pip install "corl[rewards]"'
-        )
+        remedy = "pip install --no-deps pycocoevalcap lpips"  # what they ask for could replace torch
+        return Requirement(name="pycocoevalcap", state="missing", detail="not installed", remedy=remedy)
     if not (folder / _JAR).is_file():
         remedy = "pip install --force-reinstall --no-deps pycocoevalcap"
         return Requirement(name="pycocoevalcap", state="broken", detail=f"no {folder / _JAR}", remedy=remedy)
@@ -178,12 +175,11 @@ def _tuples(parsed: list[SceneTuple] | str) -> list[SceneTuple]:
 
 
 def _details(agreement: Agreement) -> dict[str, str]:
-    groups = {"matched": agreement.matched, "missing": agreement.missing, "extra": agreement.extra}
-    details = {name: ", ".join(map(_phrase, group)) or "nothing" for name, group in groups.items()}
+    details = account(
+        matched=list(map(phrase, agreement.matched)),
+        missing=list(map(phrase, agreement.missing)),
+        extra=list(map(phrase, agreement.extra)),
+    )
     if agreement.f > 1:
         details["clipped"] = f"F {agreement.f:.3f} to 1: several tuples of the caption match one of the prompt"
     return details
-
-
-def _phrase(words: SceneTuple) -> str:
-    return " ".join(reversed(words) if len(words) < 3 else (words[0], words[2], words[1]))

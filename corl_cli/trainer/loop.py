@@ -12,6 +12,7 @@ from dataclasses import dataclass, replace
 
 import torch
 from accelerate import Accelerator
+from accelerate.utils import gather_object
 from torch import Tensor
 from torch.optim import Optimizer
 
@@ -19,11 +20,11 @@ from corl_cli.core.errors import CorlError
 from corl_cli.core.recipe import Algo, Recipe
 from corl_cli.core.types import Experience, RewardResult, Rollout, Task
 from corl_cli.models.base import UnifiedPolicy
-from corl_cli.scoring import groups
 from corl_cli.trainer import objective
 from corl_cli.trainer.journal import Journal
+from corl_cli.trainer.metrics import finish, summarise
 from corl_cli.trainer.preflight import check_identity
-from corl_cli.trainer.rollout import Recorded, generate
+from corl_cli.trainer.rollout import generate
 from corl_cli.trainer.schedule import learning_rate
 from corl_cli.trainer.types import Batches, Rubric
 
@@ -65,7 +66,8 @@ class Trainer:
             with self.timed("update"):
                 batch = self.experience(rollouts, rewards)
                 metrics = self.update(batch, step)
-            metrics |= self.describe(batch) | {f"time/{phase}": value for phase, value in self.seconds.items()}
+            metrics |= finish(gather_object([summarise(batch, self.recipe)]))
+            metrics |= {f"time/{phase}": value for phase, value in self.seconds.items()}
             self.journal.step(step + 1, metrics, batch)
 
     def experience(
@@ -160,31 +162,6 @@ class Trainer:
                 ref_logps=None if experience.ref_logps is None else experience.ref_logps[rows],
             )
 
-    def describe(self, batch: Mapping[Task, Experience]) -> Metrics:
-        """Rewards, groups and lengths of a batch, averaged over processes."""
-        size = self.recipe.sampling.group_size
-        metrics: Metrics = {}
-        for task, experience in batch.items():
-            rewards, lengths = experience.rewards, experience.rollout.completion_mask.float().sum(1)
-            for name, values in (rewards.parts | {"total": rewards.total}).items():
-                finite = values[torch.isfinite(values)]
-                metrics[f"reward/{task}/{name}"] = float(finite.mean())
-                metrics[f"reward_std/{task}/{name}"] = float(finite.std())
-                metrics[f"failed/{task}/{name}"] = float((~torch.isfinite(values)).float().mean())
-                metrics[f"zero_variance/{task}/{name}"] = float(
-                    groups.zero_variance(values, torch.isfinite(values), size).float().mean()
-                )
-            metrics |= {f"time/reward/{task}/{name}": seconds for name, seconds in rewards.seconds.items()}
-            metrics[f"masked/{task}"] = float((~experience.rows).float().mean())
-            metrics[f"zero_variance/{task}"] = objective.zero_variance_share(experience.advantages, size)
-            metrics[f"length/{task}"] = float(lengths.mean())
-            if task == "mm2t":
-                limit = self.recipe.sampling.mm2t.max_new_tokens
-                metrics |= {"length_min/mm2t": float(lengths.min()), "length_max/mm2t": float(lengths.max())}
-                metrics["at_limit/mm2t"] = float((lengths == limit).float().mean())
-        metrics |= {f"share/{name}": share for name, share in shares(batch, self.recipe).items()}
-        return {name: self.total(value) / self.accelerator.num_processes for name, value in metrics.items()}
-
     @property
     def separate(self) -> bool:
         """Whether each task has an advantage of its own."""
@@ -201,20 +178,6 @@ class Trainer:
         begun = time.perf_counter()
         yield
         self.seconds[phase] = time.perf_counter() - begun
-
-
-def shares(batch: Mapping[Task, Experience] | Mapping[Task, Recorded], recipe: Recipe) -> dict[str, float]:
-    """The share of each reward, as task/name, in the within-group variance of the summed reward that it feeds."""
-    lambdas = {"t2i": 1.0, "mm2t": recipe.algo.mm2t_weight}
-    terms = {
-        task: {f"{task}/{name}": lambdas[task] * term for name, term in experience.rewards.terms.items()}
-        for task, experience in batch.items()
-    }
-    rows = {task: experience.rows for task, experience in batch.items()}
-    if recipe.algo.credit == "joint" and len(batch) == 2:
-        return objective.variance_shares(terms["t2i"] | terms["mm2t"], rows["t2i"], recipe.sampling.group_size)
-    each = (objective.variance_shares(terms[task], rows[task], recipe.sampling.group_size) for task in batch)
-    return {name: share for found in each for name, share in found.items()}
 
 
 def credit(rewards: Mapping[Task, RewardResult], algo: Algo, group_size: int) -> dict[Task, tuple[Tensor, Tensor]]:

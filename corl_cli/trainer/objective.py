@@ -55,18 +55,20 @@ def sequence_mean(values: Tensor, mask: Tensor, rows: Tensor) -> Tensor:
     return (means * rows).sum()
 
 
-def variance_shares(terms: dict[str, Tensor], rows: Tensor, group_size: int) -> dict[str, float]:
-    """How much of the within-group variance of a sum of rewards each term [N] brings; the shares add up to 1.
+def covariances(
+    terms: dict[str, Tensor], rows: Tensor, group_size: int, *, scale: bool = True
+) -> tuple[dict[str, float], float]:
+    """Of each term [N] of a summed reward, its covariance with the sum's advantages; and the variance of these.
 
-    The share of x in s is cov(x, s) / var(s): the term that an advantage mostly follows is the one that is learnt. All
-    are NaN when the sum does not vary.
+    Both are sums over rows, so that they add up over processes, and the covariances add up to the variance. With
+    `scale` each group is divided by the deviation of its sum, as its advantages are.
     """
-    centred = {name: standardise(term, rows, group_size, scale=False).double() for name, term in terms.items()}
-    total = torch.stack([*centred.values()]).sum(0)
-    variance = total.square().sum()
-    return {name: float((term * total).sum() / variance) for name, term in centred.items()}
-
-
-def zero_variance_share(advantages: Tensor, group_size: int) -> float:
-    """Share of groups in which no row has an advantage: such groups teach nothing."""
-    return float((advantages.view(-1, group_size).abs().amax(1) < 1e-6).float().mean())
+    total = torch.stack([*terms.values()]).sum(0)
+    advantages = standardise(total, rows, group_size, scale=scale).double()
+    centred = standardise(total, rows, group_size, scale=False).double()
+    scaling = (advantages / centred).nan_to_num(0.0, 0.0, 0.0)  # one over the group's deviation; 0 where nothing varies
+    found = {
+        name: float((standardise(term, rows, group_size, scale=False) * scaling * advantages).sum())
+        for name, term in terms.items()
+    }
+    return found, float(advantages.square().sum())

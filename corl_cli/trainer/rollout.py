@@ -77,6 +77,7 @@ def record(folder: Path, batch: Mapping[Task, Experience]) -> None:
                     "rewards": _numbers(rewards.parts, row),
                     "terms": _numbers(rewards.terms, row),
                     "notes": {name: notes[row] for name, notes in rewards.notes.items()},
+                    "texts": {name: texts[row] for name, texts in rewards.texts.items()},
                     "total": finite(float(rewards.total[row])),
                     "advantage": float(experience.advantages[row]),
                     "counted": bool(experience.rows[row]),
@@ -90,7 +91,8 @@ def record(folder: Path, batch: Mapping[Task, Experience]) -> None:
 
 def recorded_steps(rollouts: Path) -> list[int]:
     """The steps that a run's rollouts folder holds, in order."""
-    return sorted(int(folder.name.removeprefix("step-")) for folder in rollouts.glob("step-*") if folder.is_dir())
+    names = (folder.name for folder in rollouts.glob("step-*") if folder.is_dir())
+    return sorted(int(name.removeprefix("step-")) for name in names if name.removeprefix("step-").isdecimal())
 
 
 def read(rollouts: Path, step: int, samplings: Mapping[Task, Sampling]) -> dict[Task, Recorded]:
@@ -98,20 +100,32 @@ def read(rollouts: Path, step: int, samplings: Mapping[Task, Sampling]) -> dict[
     folder = rollouts / f"step-{step:06d}"
     try:
         text = (folder / ROWS).read_text(encoding="utf-8")
-        lines = [json.loads(line) for line in text.splitlines()]
+        lines = [json.loads(line) for line in text.split("\n") if line]  # splitlines would split inside of strings
         return {
             task: _read(folder, task, [line for line in lines if line["task"] == task], samplings[task])
             for task in TASKS
             if task in samplings
         }
-    except FileNotFoundError as error:
-        steps = ", ".join(map(str, recorded_steps(rollouts))) or "none yet"
-        raise CorlError(f"No rollouts of step {step} in {rollouts}: {error.filename}", f"Recorded: {steps}.") from error
     except (ValueError, LookupError, OSError) as error:
-        raise CorlError(f"The rollouts in {folder} are damaged: {error}", "Choose another step.") from error
+        if not folder.exists():
+            steps = ", ".join(map(str, recorded_steps(rollouts))) or "none yet"
+            raise CorlError(f"There are no rollouts of step {step} in {rollouts}.", f"Recorded: {steps}.") from error
+        raise CorlError(
+            f"The rollouts in {folder} are damaged: {_what(error)}.", f"Remove them: rm -r {folder}"
+        ) from error
+
+
+def _what(error: Exception) -> str:
+    if isinstance(error, KeyError):
+        return f"a row has no {error}"
+    if isinstance(error, FileNotFoundError):
+        return f"{error.filename} is missing"
+    return str(error)
 
 
 def _read(folder: Path, task: Task, lines: Sequence[Mapping[str, Any]], sampling: Sampling) -> Recorded:
+    if not lines or len(lines) % sampling.group_size:
+        raise ValueError(f"{len(lines)} {task} rows are no groups of {sampling.group_size}")
     real = {name: _image(folder / name) for name in dict.fromkeys(line["real"] for line in lines)}
     triplets = [
         Triplet(
@@ -131,7 +145,8 @@ def _read(folder: Path, task: Task, lines: Sequence[Mapping[str, Any]], sampling
             parts=_columns(lines, "rewards"),
             valid=valid,
             terms=_columns(lines, "terms"),
-            notes={name: [line["notes"].get(name, "") for line in lines] for name in lines[0]["notes"]},
+            notes={name: [line["notes"][name] for line in lines] for name in lines[0]["notes"]},
+            texts={name: [line["texts"][name] for line in lines] for name in lines[0].get("texts", {})},
         ),
         advantages=_tensor([line["advantage"] for line in lines]),
         rows=torch.tensor([line["counted"] for line in lines]),

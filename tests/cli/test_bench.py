@@ -1,6 +1,7 @@
 """`corl bench rewards` on small batches: what its rows claim, not how fast it was."""
 
 import json
+import re
 
 import pytest
 import torch
@@ -9,7 +10,7 @@ from typer.testing import CliRunner
 from corl_cli.cli.app import app
 from corl_cli.pipelines import bench_rewards
 from corl_cli.rewards import REWARDS
-from corl_cli.scoring.lpips import Lpips
+from corl_cli.scoring import lpips
 from corl_cli.scoring.spice import Spice
 
 
@@ -64,21 +65,23 @@ def test_weights_that_are_here_are_used(tiny_blip, monkeypatch):
     assert rows("captions-blip", prompts=1, group_size=2)["captions-blip"]["weights"] == "own"
 
 
-def test_lpips_reads_the_real_image_once_or_for_every_drawing(monkeypatch, tmp_path):
-    if not Lpips("vgg", None).heads.is_file():
-        pytest.skip("the lpips package, which holds the heads, is not installed")
+@pytest.mark.parametrize("heads", ["installed", "missing"])
+def test_lpips_reads_the_real_image_once_or_for_every_drawing(heads, monkeypatch, tmp_path):
+    if heads == "missing":
+        monkeypatch.setattr(lpips, "find_spec", lambda name: None)
     monkeypatch.setenv("TORCH_HOME", str(tmp_path))
     found = rows("lpips-vgg", "lpips-vgg-unshared", options=["--image-size", "20"])
     assert found["lpips-vgg"]["note"] == "8 images of 20x20 through the network"  # 2 (1 + 3)
     assert found["lpips-vgg-unshared"]["note"] == "12 images of 20x20 through the network"  # 2 (3 + 3)
     assert {row["weights"] for row in found.values()} == {"random"}
+    assert all(row["seconds"] > 0 and row["memory_mib"] is not None for row in found.values())
 
 
 def test_what_can_score_nothing_has_no_number():
     row = rows("lpips-vgg", options=["--image-size", "8"])["lpips-vgg"]
     assert row["seconds"] is None
     assert row["memory_mib"] is None
-    assert "8x8" in row["note"] or "heads" in row["note"]
+    assert "8x8" in row["note"]
 
 
 def test_what_is_missing_has_a_row_that_says_so():
@@ -95,5 +98,7 @@ def test_the_table_names_the_batch():
     result = CliRunner().invoke(
         app, ["bench", "rewards", "--reward", "format", "--prompts", "1", "--group-size", "2", "--repeats", "1"]
     )
-    assert "memory_mib" in result.stdout
+    head, _, row = result.stdout.splitlines()[:3]
+    assert head.split() == ["reward", "part", "rows", "milliseconds", "memory_mib", "weights", "note"]
+    assert re.search(r"\s\d+\.\d\d\s", row)
     assert "1 prompts x 2 samples" in result.stderr

@@ -1,6 +1,9 @@
 import json
 
-from corl_cli.cli.common import clock, complete_recipe, progress, table
+import pytest
+
+from corl_cli.cli.common import clock, complete_recipe, progress, remedies, table
+from corl_cli.core.requirements import Requirement
 
 
 def test_a_table_prints_every_cell(capsys):
@@ -9,6 +12,31 @@ def test_a_table_prints_every_cell(capsys):
     assert header.split() == ["name", "score", "n"]
     assert first.split() == ["a" * 90, "0.1235", "-"]
     assert second.split() == ["b", "1", "3"]
+
+
+def test_numbers_stand_to_the_right_also_where_some_are_missing(capsys):
+    table([{"score": 1.0, "share": "3.5%", "word": "a"}, {"score": None, "share": "-", "word": None}])
+    head, _, _, missing = capsys.readouterr().out.rstrip("\n").splitlines()
+    places = [place for place, letter in enumerate(missing) if letter == "-"]
+    ends = [head.index(name) + len(name) - 1 for name in ("score", "share")]
+    assert places == [*ends, head.index("word")]
+
+
+@pytest.mark.parametrize("width", [20, 40, 80])
+def test_a_heading_is_not_broken_within_a_word(capsys, monkeypatch, width):
+    monkeypatch.setenv("COLUMNS", str(width))
+    monkeypatch.setenv("FORCE_COLOR", "1")
+    table([{"rank correlation": 0.5, "found": "word " * 50}])
+    assert "correlation" in capsys.readouterr().out
+
+
+def test_remedies_are_whole_and_given_once(capsys):
+    long = "curl -L https://example.org/" + "a" * 300
+    there = Requirement(name="b", state="ok", detail="here")
+    remedies([Requirement(name="a", state="missing", detail="", remedy=long)] * 2 + [there])
+    assert capsys.readouterr().out == f"\nWhat to do, where you need it:\n  a: {long}\n"
+    remedies([there])
+    assert capsys.readouterr().out == ""
 
 
 def test_a_table_does_not_read_markup(capsys):

@@ -14,6 +14,8 @@ def test_doctor_looks_at_everything_once():
     findings = {finding["name"]: finding for finding in json.loads(result.stdout)}
     assert len(findings) == len(json.loads(result.stdout))
     assert torch.__version__ in findings["torch"]["detail"]
+    threads = torch.get_num_threads()
+    assert findings["torch"]["detail"].endswith(", 1 thread" if threads == 1 else f", {threads} threads")
     assert findings["GPU"]["state"] == ("ok" if torch.cuda.is_available() else "missing")
     assert findings["torchvision"]["state"] in ("ok", "broken")
     assert any("cycle (text: spice)" in finding["purpose"] for finding in findings.values())

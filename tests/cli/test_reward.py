@@ -64,6 +64,41 @@ def test_show_a_reward_of_ones_own_with_a_required_option(tmp_path, monkeypatch)
     assert "required" in shown
 
 
+def test_show_prints_remedies_whole_and_below():
+    cycle = next(one for one in json.loads(reward("ls", "--json").stdout) if one["name"] == "cycle")
+    shown = reward("show", "cycle").stdout
+    for need in [need for choice in cycle["choices"] for need in choice["needs"] if need["remedy"]]:
+        assert f"  {need['name']}: {need['remedy']}" in shown
+
+
+def test_show_tells_what_is_read_where_it_is_given():
+    words = "A sample holds: completion, gold; and, where there is one, question, answer_type"
+    assert words in reward("show", "accuracy").stdout
+
+
+def test_a_choice_need_not_be_text(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "graded_reward.py").write_text(
+        "from typing import Literal\n"
+        "from corl_cli.core.requirements import Requirement\n"
+        "from corl_cli.rewards.base import Options, Reward\n"
+        "class Graded(Reward):\n"
+        "    'Pays for nothing.'\n"
+        "    task = 'mm2t'\n"
+        "    class Options(Options):\n"
+        "        k: Literal[1, 2, False, 'a'] | None = 1\n"
+        "    def requirements(self):\n"
+        "        return [Requirement(name=f'needed for {self.options.k!r}', state='ok', detail='here')]\n"
+        "    def score(self, samples, policy): ...\n"
+    )
+    found = json.loads(reward("show", "graded_reward:Graded", "--json").stdout)
+    assert found["options"][0]["values"] == "1 | 2 | false | a | null"
+    needs = {choice["value"]: choice["needs"][0]["name"] for choice in found["choices"]}
+    assert needs == {
+        value: f"needed for {python}" for value, python in [("1", 1), ("2", 2), ("false", False), ("a", "'a'")]
+    }
+
+
 @pytest.mark.parametrize("kind", [[], ["--answer-type", "oe"]])
 def test_score_one_answer(kind):
     found = reward("score", *ACCURACY, "--completion", "It is red.", *kind, "--json")
@@ -123,6 +158,8 @@ def test_score_a_file_goes_on_past_wrong_lines(folder):
         (["--reward", "cycle", "--image", "0.png"], 2, "needs --prompt and --real"),
         (["--reward", "cycle", "--file", "none.jsonl"], 1, "There is no file none.jsonl"),
         (["--reward", "cycle", "--file", "x.jsonl", "--image", "0.png"], 2, "--file and --image exclude each other"),
+        (["--reward", "{name: accuracy, weight: 2}", *ACCURACY[2:], "--completion", "red"], 2, "would do nothing"),
+        (["--reward", "cycle", "--image", ".", "--real", "0.png", "--prompt", "x"], 1, "the image . is a folder"),
         ([*ACCURACY, "--completion", ""], 1, "the completion is empty"),
         ([*ACCURACY, "--completion", "red", "--answer-type", "yes"], 2, "'mc', 'oe'"),
         (["--reward", "matching", "--image", "0.png", "--prompt", "x", "--checkpoint", "nowhere"], 1, "nowhere"),
@@ -140,6 +177,39 @@ def test_bad_input_is_one_line(folder, words, code, says):
     assert "Traceback" not in found.stderr
 
 
+def test_one_failing_reward_leaves_the_others(folder):
+    words = ["--reward", "matching", "--reward", "cycle", "--image", "0.png", "--real", "0.png", "--prompt", "..."]
+    found = reward("score", *words, "--json")
+    scored = json.loads(found.stdout)
+    assert found.exit_code == 1
+    assert [set(one["scores"]) for one in scored["samples"]] == [{"matching"}]
+    assert set(scored["samples"][0]) == {"id", "scores", "notes"}
+    assert [one["id"] for one in scored["failed"]] == ["1"]
+    assert scored["failed"][0]["error"].startswith("cycle: ")
+    table = reward("score", *words)
+    assert (table.exit_code, "matching" in table.stdout, "error: cycle: " in table.stderr) == (1, True, True)
+
+
+def test_a_missing_image_is_noticed_before_the_models_load(folder):
+    found = reward("score", "--reward", "cycle", "--image", "none.png", "--real", "0.png", "--prompt", "a red circle")
+    assert (found.exit_code, found.stdout) == (1, "")
+    assert "policy: " not in found.stderr
+
+
+def test_what_ran_is_said(folder, triplets):
+    words = ["--image", "0.png", "--real", "0.png", "--prompt", triplets[0].prompt]
+    found = reward("score", "--reward", "cycle", *words)
+    assert "options of cycle: perceptual pixel, text scene_graph" in found.stderr
+    assert "captioner policy" in found.stderr
+
+
+def test_explain_refuses_a_place_before_scoring(folder):
+    for out, says in (("0.png", "is a file"), (".", "holds something else")):
+        found = reward("explain", *ACCURACY, "--completion", "red", "--out", out)
+        assert (found.exit_code, found.stdout) == (2, "")
+        assert says in found.stderr
+
+
 def test_a_single_sample_that_fails_is_in_the_json_too():
     found = reward("score", *ACCURACY, "--completion", " ", "--json")
     error = "the completion is empty; reward 'accuracy' has nothing to score"
@@ -150,12 +220,12 @@ def test_a_single_sample_that_fails_is_in_the_json_too():
 def test_explain_writes_a_page_and_says_it(folder, triplets):
     rows = [{"prompt": t.prompt, "image": f"{n}.png", "real": f"{n}.png"} for n, t in enumerate(triplets)]
     (folder / "many.jsonl").write_text("\n".join(map(json.dumps, rows)))
-    found = reward("explain", "--reward", "cycle", "--file", "many.jsonl", "--n", "2", "--out", "why")
+    found = reward("explain", "--reward", "cycle", "--file", "many.jsonl", "--limit", "2", "--out", "why")
     assert found.exit_code == 0
     assert "caption by policy" in found.stdout
     assert found.stdout.rstrip().endswith("page: why/index.html")
     assert "the first 2 of 6 samples" in found.stderr
-    assert (folder / "why" / "index.html").read_text().count("<h2>") == 2
+    assert (folder / "why" / "index.html").read_text().count("<h2 id=") == 2
     assert len(list((folder / "why").glob("*.png"))) == 6
 
 

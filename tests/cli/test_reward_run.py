@@ -76,8 +76,11 @@ def test_audit_prints_the_same_as_text_json_and_page(run, tmp_path):
     assert {(task["task"], task["groups"]) for task in found["tasks"]} == {("t2i", 6), ("mm2t", 6)}
     assert {reward["reward"] for reward in found["rewards"]} >= {"cycle.pixel", "cycle.scene_graph", "total"}
     assert all(reward["failed"] == 0 for reward in found["rewards"])
+    assert "identical captions in a group" in found["checked"]["t2i"]  # this run has recorded what cycle read
     text = corl("audit", run)
     assert text.exit_code == 0
+    assert "Early is step 1, late is step 3; with one step on each side" in text.stdout
+    assert "Checked (mm2t): several answer blocks, all options listed" in text.stdout
     for alarm in found["alarms"]:
         assert alarm["seen"] in text.stdout
         assert alarm["name"] in page.read_text()
@@ -103,6 +106,20 @@ def test_mistakes_are_one_line(run, tmp_path, words, code, message):
     assert done.exit_code == code
     assert message in done.stderr
     assert "hint:" in done.stderr
+
+
+def test_audit_goes_on_without_a_damaged_step_and_replay_names_it(run, tmp_path):
+    shutil.copytree(run, tmp_path / "torn")
+    rows = tmp_path / "torn" / "rollouts" / "step-000002" / "rows.jsonl"
+    rows.write_text(rows.read_text().partition("\n")[0] + "\n")  # a torn group
+    done = corl("audit", tmp_path / "torn")
+    assert done.exit_code == 0, done.stderr
+    assert "Not checked: step 2 cannot be read: " in done.stdout
+    assert "Early is step 1, late is step 3" in done.stdout
+    again = corl("replay", tmp_path / "torn", "--reward", "format")
+    assert again.exit_code == 1
+    assert "Step 2 cannot be read: " in again.stderr
+    assert "hint: Choose another with --step: 1, 3." in again.stderr
 
 
 def test_a_recording_of_an_earlier_corl_is_one_line(run, tmp_path):

@@ -190,8 +190,10 @@ def test_save_and_load_keep_every_score(policy: JanusPolicy, triplets: list[Trip
 
 
 def test_a_missing_or_damaged_checkpoint_is_one_clear_error(policy: JanusPolicy, tmp_path) -> None:
-    with pytest.raises(CorlError, match="No Janus checkpoint could be read"):
-        JanusPolicy.load(tmp_path / "nowhere")
+    for missing in (str(tmp_path / "nowhere"), "nowhere/at-all"):
+        with pytest.raises(CorlError, match="No Janus checkpoint could be read") as raised:
+            JanusPolicy.load(missing)
+        assert raised.value.message.endswith("no such folder here, and no such model could be had from the hub.")
     policy.save(tmp_path / "model")
     weights = tmp_path / "model" / "model.safetensors"
     weights.write_bytes(weights.read_bytes()[:1000])

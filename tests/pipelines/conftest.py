@@ -15,7 +15,9 @@ from corl_cli.core.types import Experience, RewardResult, Rollout, Task, Triplet
 from corl_cli.trainer.loop import credit
 from corl_cli.trainer.rollout import record
 
-Rows = Mapping[str, Any]  # outputs [N], scores {name: [N]}, and where they matter notes {name: [N]}, lengths [N]
+Rows = Mapping[
+    str, Any
+]  # outputs [N], scores {name: [N]}, and where they matter notes and texts {name: [N]}, lengths [N]
 
 
 class Rig:
@@ -58,7 +60,13 @@ class Rig:
         terms = {name: weight * parts[name] for name, weight in weights.items()}
         total = torch.stack(list(terms.values())).sum(0)
         return RewardResult(
-            task=task, total=total, parts=parts, valid=total.isfinite(), terms=terms, notes=given.get("notes", {})
+            task=task,
+            total=total,
+            parts=parts,
+            valid=total.isfinite(),
+            terms=terms,
+            notes=given.get("notes", {}),
+            texts=given.get("texts", {}),
         )
 
     def _rollout(self, task: Task, given: Rows) -> Rollout:

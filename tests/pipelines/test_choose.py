@@ -46,6 +46,15 @@ def test_what_cannot_be_read_says_why(recipe, text, message, hint):
     assert hint in (caught.value.hint or "")
 
 
+@pytest.mark.parametrize("key", ["weight: 2", "normalise: true", "on_error: mask"])
+def test_what_matters_to_a_sum_only_is_refused_where_there_is_none(recipe, key):
+    text = f"{{name: cycle, {key}}}"
+    assert chosen(recipe, [text]).t2i
+    assert chosen(recipe, ["cycle"], summed=False).t2i[0].weight == 3  # the recipe's own is no mistake
+    with pytest.raises(UsageError, match=f"{key.partition(':')[0]} would do nothing here"):
+        chosen(recipe, [text], summed=False)
+
+
 def test_a_reward_given_twice_is_refused(recipe):
     with pytest.raises(UsageError, match="given twice"):
         chosen(recipe, ["cycle", "{name: cycle}"])

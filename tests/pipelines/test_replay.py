@@ -5,9 +5,10 @@ from __future__ import annotations
 import math
 
 import pytest
+import torch
 
-from corl_cli.core.errors import UsageError
-from corl_cli.pipelines.recordings import Recordings
+from corl_cli.core.errors import CorlError, UsageError
+from corl_cli.pipelines.recordings import Recordings, pooled, zero_variance
 from corl_cli.pipelines.replay import replay
 
 RIGHT = "<think> so </think> <answer> {} </answer>"
@@ -117,3 +118,68 @@ def test_a_step_that_was_not_recorded(answered):
     with pytest.raises(UsageError) as caught:
         Recordings(answered, step=2)
     assert "1, 3" in caught.value.hint
+
+
+def test_a_run_without_provenance_replays_what_needs_no_policy(answered):
+    (answered / "provenance.json").unlink()
+    found = replay(Recordings(answered), [], [])
+    assert {reward.scores for reward in found.rewards} == {"scored again"}
+
+
+def test_a_run_without_provenance_says_so_where_a_policy_is_needed(rig):
+    rig = rig(t2i=[{"name": "matching"}])
+    drawn = [triplet.image for triplet in rig.triplets for _ in range(4)]
+    rig.step(1, {"t2i": {"outputs": drawn, "scores": {"matching": [row / 8 for row in range(8)]}}})
+    rig.run.provenance_file.unlink()
+    with pytest.raises(CorlError, match=r"provenance\.json is missing or damaged"):
+        replay(Recordings(rig.run.path), [], [])
+
+
+def test_everything_that_is_missing_is_said_before_anything_is_scored(rig):
+    rig = rig(t2i=[{"name": "checker"}])
+    drawn = [triplet.image for triplet in rig.triplets for _ in range(4)]
+    rig.step(1, {"t2i": {"outputs": drawn, "scores": {"checker": [row / 8 for row in range(8)]}}})
+    wanted = "{name: cycle, perceptual: lpips-vgg, backbone: no-vgg.pth, captioner: no-blip, text: scene_graph}"
+    with pytest.raises(CorlError) as caught:
+        replay(Recordings(rig.run.path), [], [wanted])
+    assert "no-vgg.pth" in caught.value.message
+    assert "no-blip" in caught.value.message
+
+
+def test_a_recorded_reward_that_is_not_scored_is_not_imported(rig):
+    rig = rig(mm2t=[{"name": "gone_pkg.gone:Gone"}, {"name": "format"}])
+    scores = {"gone_pkg.gone:Gone": [1, 1, 0, 0] * 2, "format": [1, 0, 0, 0] * 2}
+    rig.step(1, {"mm2t": {"outputs": ["x"] * 8, "scores": scores}})
+    found = replay(Recordings(rig.run.path), ["rewards.mm2t.format.weight=3"], [])
+    assert [reward.scores for reward in found.rewards] == ["as recorded"] * 2
+    with pytest.raises(UsageError, match="cannot be imported"):
+        replay(Recordings(rig.run.path), [], [])
+
+
+def test_parts_that_only_some_steps_have(rig):
+    rig = rig(mm2t=[{"name": "accuracy"}])
+    for step, more in ((1, {"accuracy.early": [1.0] * 8}), (2, {"accuracy.late": [2.0] * 8})):
+        scores = {"accuracy": [1, 1, 0, 0] * 2, **more}
+        rig.step(step, {"mm2t": {"outputs": ["x"] * 8, "scores": scores}})
+    recordings = Recordings(rig.run.path)
+    parts = pooled([recordings.read(step)["mm2t"] for step in recordings.steps]).rewards.parts
+    assert parts["accuracy.early"][:8].tolist() == [1.0] * 8
+    assert parts["accuracy.early"][8:].isnan().all()
+    assert parts["accuracy.late"][:8].isnan().all()
+    found = replay(recordings, ["rewards.mm2t.accuracy.weight=2"], [])
+    assert found.rewards[0].scores == "as recorded"
+
+
+def test_groups_without_two_scores_are_no_groups_of_zero_variance():
+    values = torch.tensor([1.0, 1.0, 0.0, 0.5, math.nan, math.nan, 3.0, math.nan])
+    assert zero_variance(values, values.isfinite(), 2) == 0.5
+    assert math.isnan(zero_variance(values[4:], values[4:].isfinite(), 2))
+
+
+def test_a_step_that_is_damaged_is_named_with_another_to_choose(answered):
+    (answered / "rollouts" / "step-000003" / "real-0000.png").unlink()
+    with pytest.raises(CorlError) as caught:
+        replay(Recordings(answered), [], [])
+    assert caught.value.message.startswith("Step 3 cannot be read: ")
+    assert caught.value.message.endswith("real-0000.png is missing.")
+    assert caught.value.hint == "Choose another with --step: 1."

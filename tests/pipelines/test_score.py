@@ -12,7 +12,7 @@ from PIL import Image
 from corl_cli.core.errors import CorlError, UsageError
 from corl_cli.core.loader import load
 from corl_cli.pipelines import samples, score
-from corl_cli.pipelines.explain import explain, lines, write
+from corl_cli.pipelines.explain import check_folder, explain, lines, write
 from corl_cli.pipelines.samples import Failure, Given, GivenTriplet
 from corl_cli.pipelines.score import Panel, Scored
 
@@ -46,6 +46,11 @@ class Picky(Red):
         if any(value > 100 for value in values):
             raise ValueError("too red")
         return Scores(values=torch.tensor(values))
+
+class Asks(Reward):
+    task, needs_policy, columns = "mm2t", False, ("gold",)
+    def score(self, samples, policy):
+        return Scores(values=torch.tensor([float(len(triplet.question)) for triplet in samples.triplets]))
 
 class Lacking(Red):
     def requirements(self):
@@ -124,16 +129,37 @@ def test_a_row_that_raises_fails_alone_also_when_its_whole_chunk_raises(folder):
     rows = shades(folder, [10, 200, 20])
     found = outcomes(panel(f"{HERE}:Picky"), jsonl(folder, *rows))
     assert [isinstance(one, Failure) for one in found] == [False, True, False]
-    assert found[1] == Failure(id="s200", error=f"line 2: {HERE}:Picky: ValueError: too red")
+    assert found[1].error.startswith(f"line 2: {HERE}:Picky: ValueError: too red")
     found = outcomes(panel(f"{HERE}:Picky"), jsonl(folder, *shades(folder, [200, 201])))
-    assert [one.error for one in found] == [f"line {n}: {HERE}:Picky: ValueError: too red" for n in (1, 2)]
+    for number, one in enumerate(found, 1):
+        assert one.error.startswith(f"line {number}: {HERE}:Picky: ValueError: too red")
 
 
-def test_a_sample_fails_when_any_reward_fails(folder):
-    found = outcomes(panel(f"{HERE}:Red", f"{HERE}:Picky"), jsonl(folder, *shades(folder, [10, 200])))
-    assert isinstance(found[0], Scored)
-    assert len(found[0].scores) == 2
-    assert isinstance(found[1], Failure)
+def test_a_reward_that_fails_leaves_the_scores_of_the_others(folder):
+    whole, part = outcomes(panel(f"{HERE}:Red", f"{HERE}:Picky"), jsonl(folder, *shades(folder, [10, 200])))
+    assert isinstance(whole, Scored)
+    assert (whole.scores, whole.error) == ({f"{HERE}:Red": 10.0, f"{HERE}:Picky": 10.0}, "")
+    assert isinstance(part, Scored)
+    assert part.scores == {f"{HERE}:Red": 200.0}
+    assert part.error.startswith(f"line 2: {HERE}:Picky: ValueError: too red")
+
+
+def test_half_of_a_reward_is_no_score(folder, triplets):
+    triplets[0].image.save(folder / "a.png")
+    shown = panel("cycle", "matching")
+    shown.load()
+    row = {"prompt": "...", "image": "a.png", "real": "a.png"}
+    (found,) = shown.score([samples.single(row, shown.needs)])
+    assert set(found.scores) == {"matching"}
+    assert found.error.startswith("cycle: ")
+
+
+def test_a_question_is_empty_for_accuracy_alone(folder):
+    row = {"gold": "red", "completion": "It is red."}
+    asked, silent = outcomes(panel("accuracy", f"{HERE}:Asks"), jsonl(folder, row | {"question": "What?"}, row))
+    assert asked.scores == {"accuracy": 1.0, f"{HERE}:Asks": 5.0}
+    assert silent.scores == {"accuracy": 1.0}
+    assert "'question' is not among its `columns`" in silent.error
 
 
 def test_nothing_stands_in_for_a_real_image_that_is_not_among_the_columns(folder):
@@ -160,7 +186,7 @@ def test_a_real_image_of_several_lines_is_one_object(folder):
 
 
 def test_what_a_reward_lacks_is_said_before_anything_is_loaded(folder):
-    with pytest.raises(CorlError, match="needs a violin: none in the attic") as caught:
+    with pytest.raises(CorlError, match=r"needs a violin \(missing\): none in the attic") as caught:
         panel(f"{HERE}:Lacking").load()
     assert caught.value.hint == "Buy one."
 
@@ -177,6 +203,9 @@ def test_what_a_reward_lacks_is_said_before_anything_is_loaded(folder):
         ({"gold": "4", "completion": " \n"}, "2", "the completion is empty"),
         ({"gold": "4", "completion": "4", "answer_type": "MC"}, "2", "answer_type: 'MC' is neither mc"),
         ({"id": "first", "gold": "4", "completion": "4"}, "first", "the id 'first' stands for line 1 already"),
+        ({"id": "b", "gold": "4", "completion": "\ud800"}, "2", r"'completion': '\ud800' is half a character"),
+        ({"id": "\udc00", "gold": "4", "completion": "4"}, "2", r"'id': '\udc00' is half a character"),
+        ({"\ud800": "4"}, "2", "is half a character"),
     ],
 )
 def test_a_wrong_line_is_named_and_the_others_go_on(folder, row, name, words):
@@ -186,6 +215,7 @@ def test_a_wrong_line_is_named_and_the_others_go_on(folder, row, name, words):
     assert [getattr(one, "scores", None) for one in found] == [{"accuracy": 1.0}, None, {"accuracy": 1.0}]
     assert found[1].error.startswith("line 2: ")
     assert words in found[1].error
+    found[1].error.encode()
 
 
 @pytest.mark.parametrize(
@@ -200,6 +230,24 @@ def test_an_image_that_cannot_be_read_fails_its_line(folder, name, words):
     assert words in first.error
     assert name in first.error
     assert second.scores == {f"{HERE}:Red": 10.0}
+
+
+@pytest.mark.parametrize(
+    ("name", "words"), [("none.png", "there is no image"), ("inner", "is a folder"), ("a\0b", "there is no image")]
+)
+def test_an_image_that_is_not_there_is_noticed_before_anything_is_loaded(folder, name, words):
+    (folder / "inner").mkdir()
+    (found,) = samples.read(jsonl(folder, {"image": name}), panel(f"{HERE}:Red").needs)
+    assert isinstance(found, Failure)
+    assert words in found.error
+    assert found.given is not None
+    assert found.given.values == {"image": name}
+
+
+def test_an_option_that_is_no_text_is_a_failure():
+    found = samples.single({"gold": "red", "completion": "\udcff"}, panel("accuracy").needs)
+    assert isinstance(found, Failure)
+    assert "half a character" in found.error
 
 
 def test_images_are_looked_for_beside_the_file(folder, monkeypatch):
@@ -253,6 +301,56 @@ def test_an_explanation_shows_the_score_its_facts_and_pictures(folder, triplets)
     pictures = sum(len(why.pictures) for why in explained[0].explanations.values())
     assert page.count("data:image/png") == pictures == len(list((folder / "why").glob("0001-*.png")))
     assert "http" not in page.replace("http-equiv", "")
+    assert page.count('href="#sample-') == 2
+    assert "2 samples, 1 failed" in page
+
+
+def test_a_failed_sample_is_shown_with_what_was_given_and_its_own_picture(folder):
+    shown = panel(f"{HERE}:Shared")
+    rows = [row | {"real": "none.png"} for row in shades(folder, [10])]
+    (explained,) = explain(shown, samples.read(jsonl(folder, *rows), shown.needs))
+    assert explained.given == {"image": "10.png", "real": "none.png"}
+    assert [(tile.text, tile.image.getpixel((0, 0))) for tile in explained.pictures] == [("drawing", (10, 0, 0))]
+    page = write(folder / "why", shown, [explained]).read_text()
+    assert page.count("data:image/png") == 1
+    assert '<section class="box warning">' in page
+    assert "no score" in page
+    assert "10.png" in page
+    assert "Overview" not in page
+
+
+def test_the_page_lists_the_options_that_were_set(folder):
+    shown = panel("{name: cycle, text_weight: 0.5}")
+    page = write(folder / "why", shown, []).read_text()
+    was_set, at_defaults = page.split("<details>")
+    assert "text_weight" in was_set
+    assert "perceptual_weight" not in was_set
+    assert "captioner" in at_defaults
+
+
+def test_an_earlier_page_is_replaced_whole(folder):
+    shown = panel(f"{HERE}:Red")
+    shown.load()
+    given = samples.read(jsonl(folder, *shades(folder, [10, 20])), shown.needs)
+    write(folder / "why", shown, list(explain(shown, given)))
+    (folder / "why" / "notes.txt").write_text("mine")
+    check_folder(folder / "why")
+    write(folder / "why", shown, list(explain(shown, given[1:])))
+    names = [path.name for path in (folder / "why").iterdir()]
+    assert len(names) == 3
+    assert {"notes.txt", "index.html"} < set(names)
+
+
+def test_a_folder_of_other_things_and_a_file_are_refused(folder):
+    check_folder(folder / "new" / "deep")
+    (folder / "empty").mkdir()
+    check_folder(folder / "empty")
+    with pytest.raises(UsageError, match="holds something else"):
+        check_folder(folder)
+    (folder / "a.png").write_text("x")
+    for place in (folder / "a.png", folder / "a.png" / "inner"):
+        with pytest.raises(UsageError, match=r"a\.png is a file"):
+            check_folder(place)
 
 
 def test_a_reward_that_cannot_explain_says_why_beside_the_drawing(folder):
@@ -260,7 +358,7 @@ def test_a_reward_that_cannot_explain_says_why_beside_the_drawing(folder):
     given = samples.read(jsonl(folder, *shades(folder, [200])), shown.needs)
     shown.load()
     (explained,) = explain(shown, given)
-    assert explained.explanations[f"{HERE}:Picky"].facts == {"failed": "ValueError: too red"}
+    assert explained.explanations[f"{HERE}:Picky"].facts["failed"].startswith("ValueError: too red")
     assert [tile.text for tile in explained.explanations[f"{HERE}:Picky"].pictures] == ["drawing"]
 
 

@@ -44,10 +44,10 @@ def test_binary():
     scores = score("accuracy", ROWS)
     assert scores.values.tolist() == [1, 0, 0, 1, 0, 0, 0]
     assert list(scores.notes)[:6] == [
-        "option B: 'the dog'",
-        "not one option: 'A or B'",
-        "same words: 'a blue car'",
-        "same quantity: '2'",
+        "option B, as gold 'B. dog': 'the dog'",
+        "not one option, gold is 'B. dog': 'A or B'",
+        "not the same words as 'red car': 'a blue car'",
+        "same quantity as 'two': '2'",
         "no final answer",
         "the answer is empty: ''",
     ]
@@ -63,6 +63,32 @@ def test_without_a_gold_answer_there_is_no_score(variant):
     scores = score("accuracy", [(" ", "red", "oe"), ("red", "red", "oe")], variant=variant)
     assert scores.values.isnan().tolist() == [True, False]
     assert scores.notes[0] == "the gold answer is empty"
+
+
+@pytest.mark.parametrize(
+    ("gold", "completion", "answer_type", "value", "note"),
+    [
+        ("red", "It is crimson.", "oe", 0, "not the same words as 'red': 'It is crimson.'"),
+        ("4", "5", "oe", 0, "not the same quantity as '4': '5'"),
+        ("yes", "no", "oe", 0, "yes or no, gold is 'yes': 'no'"),
+        ("A", "dog", "mc", 0, "option B, gold is 'A. cat': 'dog'"),
+        (r"\frac{1}{2}", r"\frac{1}{2}", "oe", 1, r"same words as '\frac{1}{2}': '\frac{1}{2}'"),
+        ("red", "a\nred", "oe", 1, "same words as 'red': 'a red'"),
+        ("A and B", "A, B", "mc", 1, "same list as 'A and B': 'A, B'"),
+    ],
+)
+def test_a_verdict_reads_as_it_is(gold, completion, answer_type, value, note):
+    scores = score("accuracy", [(gold, completion, answer_type)])
+    assert scores.values.tolist() == [value]
+    assert scores.notes[0] == note
+
+
+@pytest.mark.parametrize("gold", ["C", "rabbit", "(D)"])
+@pytest.mark.parametrize("completion", ["rabbit", "C", "A", "", "x" * 2000])
+def test_a_gold_answer_that_is_no_option_is_an_error_in_the_data_whatever_was_answered(gold, completion):
+    scores = score("accuracy", [(gold, completion, "mc")])
+    assert scores.values.isnan().all()
+    assert scores.notes[0] == f"the gold answer is none of the options: '{gold}' is not among A. cat, B. dog"
 
 
 def test_hostile_algebra_is_wrong_and_not_missing():

@@ -12,11 +12,12 @@ from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image
 
+from corl_cli.core.errors import UsageError
 from corl_cli.core.recipe import RewardSpec
 from corl_cli.core.types import Sampling
 from corl_cli.rewards import bind
 from corl_cli.rewards.matching import matching_score
-from corl_cli.scoring.heatmap import heatmap
+from corl_cli.scoring.heatmap import token_map
 from corl_cli.scoring.scene_graph import f_score, parse
 from corl_cli.scoring.similarity import Pixel, fitted
 
@@ -137,6 +138,42 @@ def test_cycle_compares_at_the_size_that_it_is_given(policy, drawings):
     assert small[0] > 0.97
 
 
+def test_cycle_crops_first_and_then_treats_both_images_alike(policy, drawings):
+    wide = drawings.outputs[0].resize((64, 32))
+    samples = replace(drawings, triplets=[replace(t, image=wide) for t in drawings.triplets], outputs=[wide] * 6)
+    scores = reward("cycle", "t2i", Captioner("a"), resize="crop", size=16).score(samples, policy)
+    assert scores.parts["pixel"].tolist() == [1] * 6
+
+
+def test_a_half_without_weight_is_left_out_with_all_that_it_needs(policy, drawings):
+    unnamed = replace(drawings, triplets=[replace(t, prompt="!!!") for t in drawings.triplets])
+    looks = reward("cycle", "t2i", text="spice", captioner="no/such-blip", text_weight=0)
+    assert not looks.needs_reference
+    assert looks.requirements() == []
+    scores = looks.score(unnamed, policy)
+    assert torch.equal(scores.values, scores.parts["pixel"])
+    assert set(scores.parts) == {"pixel"}
+    assert len(looks.explain(unnamed, policy)[0].pictures) == 3
+    says = reward("cycle", "t2i", Captioner("a red circle"), perceptual="lpips-vgg", perceptual_weight=0)
+    assert says.requirements() == []
+    assert set(says.score(drawings, policy).parts) == {"scene_graph"}
+
+
+@pytest.mark.parametrize(
+    ("options", "words"),
+    [
+        ({"backbone": "x.pth"}, "backbone has no effect with perceptual: pixel"),
+        ({"text": "spice", "synonyms": False}, "synonyms has no effect with text: spice"),
+        ({"text_encoder": "x"}, "text_encoder has no effect with text: scene_graph"),
+        ({"captioner": "x", "caption_prompt": "what"}, "caption_prompt has no effect with captioner: x"),
+        ({"text_weight": 0, "perceptual_weight": 0}, "must be above 0"),
+    ],
+)
+def test_cycle_refuses_options_without_effect(options, words):
+    with pytest.raises(UsageError, match=words):
+        bind(RewardSpec.model_validate({"name": "cycle", **options}), "t2i")
+
+
 def test_cycle_explains_itself(policy, drawings):
     (first, *_), cycle = drawings.triplets, reward("cycle", "t2i", Captioner("a red circle"))
     found = cycle.explain(drawings, policy)
@@ -145,7 +182,7 @@ def test_cycle_explains_itself(policy, drawings):
     assert {"pixel", "scene_graph", "matched", "missing", "extra"} <= set(found[0].facts)
     assert [tile.text for tile in found[0].pictures] == ["drawing", "real image", "where pixel differs"]
     assert found[0].pictures[1].image is first.image
-    assert found[0].pictures[2].image.getextrema() == (0, 0)  # the drawing is the real image
+    assert found[0].facts["mean squared error"] == "0.0000"  # the drawing is the real image
 
 
 def test_cycle_with_the_policy_as_captioner_is_deterministic(policy, drawings):
@@ -197,14 +234,23 @@ def test_matching_explains_itself_with_a_heatmap_per_word(policy, drawings):
         assert "".join(words) == triplet.prompt.replace(" ", "")
 
 
+def test_matching_speaks_of_a_border_only_where_there_is_one_and_of_words_it_does_not_know(policy, drawings):
+    (triplet, *_), square = drawings.triplets, drawings.outputs[0]
+    for drawing, border in ((square, False), (square.resize((40, 20)), True)):
+        samples = replace(drawings, triplets=[replace(triplet, prompt="red xylophone")] * 6, outputs=[drawing] * 6)
+        found = reward("matching", "t2i").explain(samples, policy)[0]
+        assert ("grey is the border" in found.facts["colours"]) == border
+        assert found.pictures[2].text.startswith("'(word not in the vocabulary)' ")
+
+
 def test_a_heatmap_colours_each_cell_and_greys_the_border():
     wide = Image.new("RGB", (40, 20), "white")  # padded to a square: a quarter of grey above and below
-    picture = heatmap(wide, torch.tensor([0.0, 0.0, 0.0, 1.0]), 0.0, 1.0)
+    picture = token_map(wide, torch.tensor([0.0, 0.0, 0.0, 1.0]), 0.0, 1.0)
     assert picture.getpixel((80, 5)) == picture.getpixel((80, 155)) == (128, 128, 128)
     dark, bright = picture.getpixel((40, 60)), picture.getpixel((120, 100))
     assert sum(bright) > sum(dark)
     with pytest.raises(ValueError, match="no square grid"):
-        heatmap(wide, torch.zeros(5), 0.0, 1.0)
+        token_map(wide, torch.zeros(5), 0.0, 1.0)
 
 
 def test_matching_by_hand():

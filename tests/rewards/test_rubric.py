@@ -81,7 +81,7 @@ def test_a_missing_score_masks_the_row_when_told_to(samples, policy):
 
 
 def test_scores_of_the_wrong_number_stop(samples, policy):
-    with pytest.raises(CorlError, match=r"shape \[3\] for 2 samples"):
+    with pytest.raises(CorlError, match=r"values of shape \[3\] for 2 samples"):
         Rubric("mm2t", [criterion("x", 1.0, [1.0, 2.0, 3.0])])(samples, policy)
 
 
@@ -123,4 +123,22 @@ def test_a_reward_that_raises_masks_its_own_group_only(samples, policy):
     assert result.total[0] == 1
     assert result.parts["x.half"][0] == 0.5
     assert result.parts["x.half"][1].isnan()
-    assert result.notes["x"] == ["fine", "ValueError: no b, please"]
+    assert result.notes["x"] == ["fine", "ValueError: no b, please (test_rubric.py:42 in score)"]
+
+
+@pytest.mark.parametrize(
+    ("found", "words"),
+    [
+        (None, "gave nothing in place of Scores"),
+        ([1.0, 2.0], "gave a list in place of Scores"),
+        (Scores(values=[1.0, 2.0]), "gave a list as values in place of a tensor"),
+        (Scores(values=torch.ones(2), parts={"half": torch.ones(5)}), r"gave half of shape \[5\] for 2 samples"),
+        (Scores(values=torch.ones(2), notes=["one"]), "gave 1 notes for 2 samples"),
+    ],
+)
+@pytest.mark.parametrize("on_error", ["stop", "mask"])
+def test_a_reward_that_gives_something_else_stops_whatever_is_masked(samples, policy, found, words, on_error):
+    wrong = Criterion(name="x", weight=1.0, on_error=on_error, reward=Given(found))
+    with pytest.raises(CorlError, match=words) as caught:
+        Rubric("mm2t", [wrong])(samples, policy)
+    assert "Return Scores(values=torch.tensor" in caught.value.hint

@@ -179,6 +179,8 @@ def test_says_how_the_format_is_broken(completion, fault):
         (SOFA, "E", "oe"),
         (SOFA, "", "oe"),
         ("what colour is it? red A green B", "A", "mc"),
+        (SOFA, "E", "mc"),  # not among the options: an error in the data, and said to be one
+        (SOFA, "a cow", "oe"),
         ("Which letter is on the sign?", "B", "oe"),
         ("What animal is on the sofa?", "dog", "oe"),
     ],
@@ -260,3 +262,15 @@ def test_format_is_about_tags_alone(answer, think):
     assert format_fault(f"\n<think>{think}</think>\n<answer>{answer}</answer> ") is None
     assert format_fault(f"<think>{think}</think><answer>{answer}</answer>.") == "text outside the blocks"
     assert format_fault(f"<answer>{answer}</answer><think>{think}</think>") == "tags out of order"
+
+
+@pytest.mark.parametrize("answer", ["A\nB\nC\nD", "A.\nB.", "(A)\n(B)", "a\nb", "A. cat\nB. dog\nC. cow", "A\n\nB"])
+def test_options_on_lines_of_their_own_are_no_choice(answer):
+    judgement = judge("What is it?\nA. cat\nB. dog\nC. cow\nD. pig", "A", f"<answer>{answer}</answer>", "mc")
+    assert judgement.correct is False
+
+
+@pytest.mark.parametrize("answer", ["A\nbecause it purrs", "A\nI think so.", "A. cat\nReason: whiskers"])
+def test_a_reason_on_a_line_of_its_own_does_not_spoil_a_choice(answer):
+    judgement = judge("What is it?\nA. cat\nB. dog\nC. cow\nD. pig", "A", f"<answer>{answer}</answer>", "mc")
+    assert judgement.correct is True

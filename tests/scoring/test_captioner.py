@@ -93,5 +93,7 @@ def test_another_kind_of_model_is_no_captioner(tiny_text_encoder):
     (need,) = Blip(str(tiny_text_encoder), 8).requirements()
     assert need.state == "broken"
     assert "holds a BertModel" in need.detail
-    with pytest.raises(CorlError, match=r"No BLIP captioner: .* holds a BertModel, not a BlipForConditionalGeneration"):
+    with pytest.raises(
+        CorlError, match=r"needs BLIP captioner \(broken\): .* holds a BertModel, not a BlipForConditionalGeneration"
+    ):
         loaded(tiny_text_encoder)

@@ -1,6 +1,6 @@
 import pytest
 
-from corl_cli.scoring.choices import choose, read_options
+from corl_cli.scoring.choices import asserted, choose, read_options
 
 
 @pytest.mark.parametrize(
@@ -48,3 +48,24 @@ def test_numeric_options(answer, letter):
 def test_without_options_only_letters_choose():
     assert choose("The answer is (B).", {}) == "B"
     assert choose("dog", {}) is None
+
+
+@pytest.mark.parametrize(
+    ("answer", "letters"),
+    [
+        ("(a) or (b)", "AB"),
+        ("A B", "AB"),
+        ("A\nB", "AB"),
+        ("3.5 or 4.5", "AB"),
+        ("B. Here A is wrong", "B"),
+        ("not 3.5 but 4.5", "B"),
+        ("neither A nor B", ""),
+        ("13.5", ""),
+    ],
+)
+def test_all_options_that_an_answer_asserts(answer, letters):
+    assert asserted(answer, {"A": "3.5", "B": "4.5"}) == set(letters)
+
+
+def test_two_letters_beside_each_other_choose_none():
+    assert choose("A B", {"A": "red", "B": "green"}) is None

@@ -124,7 +124,7 @@ def test_a_hub_id_that_is_not_here(hub, monkeypatch):
     assert need.state == "missing"
     assert "hf download org/clip" in need.remedy
     with pytest.raises(
-        CorlError, match="No CLIP model: org/clip is neither a folder here nor whole in the hub's cache"
+        CorlError, match=r"needs CLIP model \(missing\): org/clip is neither a folder here nor whole in the hub's cache"
     ):
         loaded("org/clip")
     monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", False)

@@ -1,6 +1,6 @@
 import pytest
 
-from corl_cli.scoring.english import NUMBERS, read_number, singular, with_digits
+from corl_cli.scoring.english import NUMBERS, plural, read_number, singular, with_digits
 
 
 @pytest.mark.parametrize(
@@ -26,6 +26,18 @@ from corl_cli.scoring.english import NUMBERS, read_number, singular, with_digits
 def test_singular(plural, single):
     assert singular(plural) == single
     assert singular(single) == single
+
+
+@pytest.mark.parametrize(
+    ("single", "several"),
+    [
+        *(("cross", "crosses"), ("box", "boxes"), ("berry", "berries"), ("toy", "toys"), ("knife", "knives")),
+        *(("person", "people"), ("fireman", "firemen"), ("glasses", "glasses"), ("dish", "dishes"), ("cat", "cats")),
+    ],
+)
+def test_plural(single, several):
+    assert plural(single) == several
+    assert singular(several) == single
 
 
 @pytest.mark.parametrize(

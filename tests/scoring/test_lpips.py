@@ -14,7 +14,8 @@ from torch import nn
 from corl_cli.core.errors import CorlError
 from corl_cli.models import torchvision_guard
 from corl_cli.scoring import lpips as module
-from corl_cli.scoring.lpips import KINDS, Lpips, local_distance, unit
+from corl_cli.scoring.lpips import Lpips
+from corl_cli.scoring.lpips_network import KINDS, download, local_distance, unit
 
 CPU = torch.device("cpu")
 
@@ -97,8 +98,7 @@ def test_equals_the_lpips_package(name, backbones, lpips):
         local = spatial(tensors[0], tensors[1])[0, 0]
     found = lpips[name]([real] * 3, drawn).values
     assert (1 - found).tolist() == pytest.approx(expected.tolist(), abs=1e-6)
-    picture = np.asarray(lpips[name].differences(real, drawn[0]), np.float64)
-    assert np.abs(picture - (local / local.max().clamp(min=0.1) * 255).numpy()).max() <= 0.51
+    assert torch.allclose(lpips[name].local_distances(real, drawn[0]), local, atol=1e-6)
 
 
 def _package(package, name, weights, *, spatial):
@@ -162,11 +162,21 @@ def test_the_picture_is_bright_where_the_images_differ(lpips):
     drawn = real.copy()
     drawn.paste((0, 0, 0), (0, 0, 32, 64))
     picture = lpips["vgg"].differences(real, drawn)
-    assert (picture.mode, picture.size) == ("L", (64, 64))
-    values = np.asarray(picture)
-    assert values.max() == 255
-    assert values[:, :28].mean() > 2 * values[:, 36:].mean()
-    assert np.asarray(lpips["vgg"].differences(real, real.copy())).max() == 0
+    assert (picture.mode, picture.size) == ("RGB", (64, 64))
+    local = lpips["vgg"].local_distances(real, drawn)
+    assert local[:, :28].mean() > 2 * local[:, 36:].mean()
+    green = np.asarray(picture, np.float64)[:, :, 1]  # viridis: from .00 to .91 of green
+    assert green[:, :28].mean() > green[:, 36:].mean()
+
+
+def test_the_picture_lies_over_the_drawing(lpips):
+    """Equal images: one colour for no distance, and the drawing's greys under it."""
+    real = Image.new("RGB", (32, 32), "black")
+    real.paste("white", (0, 0, 16, 32))
+    picture = lpips["vgg"].differences(real, real.copy())
+    # 0.6 of viridis' (68, 1, 84) and 0.4 of white or black
+    assert picture.getpixel((8, 8)) == pytest.approx((143, 103, 152), abs=2)
+    assert picture.getpixel((24, 8)) == pytest.approx((41, 1, 50), abs=2)
 
 
 def test_features_are_computed_in_full_float32_and_the_setting_is_given_back(lpips):
@@ -231,14 +241,14 @@ def test_a_download_is_whole_and_checked(site, tmp_path):
     place = tmp_path / "checkpoints" / "net-2cf24dba.pth"  # the SHA-256 of hello begins so
     url = f"{address}/{place.name}"
     with pytest.raises(CorlError, match="404"):
-        module._download(url, place)
+        download(url, place)
     files[f"/{place.name}"] = b"hell"
     with pytest.raises(CorlError, match="invalid hash value") as raised:
-        module._download(url, place)
+        download(url, place)
     assert str(place) in raised.value.hint
     assert not list(place.parent.iterdir())
     files[f"/{place.name}"] = b"hello"
-    module._download(url, place)
+    download(url, place)
     assert [file.name for file in place.parent.iterdir()] == [place.name]
     assert place.read_bytes() == b"hello"
 
@@ -276,4 +286,4 @@ def test_without_the_lpips_package_the_heads_are_missing(backbones, monkeypatch)
     assert [requirement.state for requirement in likeness.requirements()] == ["missing", "ok"]
     with pytest.raises(CorlError, match="lpips package") as raised:
         likeness.load(CPU)
-    assert "pip install --no-deps lpips" in raised.value.hint
+    assert "pip install --no-deps pycocoevalcap lpips" in raised.value.hint

@@ -142,9 +142,31 @@ def test_any_text_parses(text):
 
 
 def test_explains_what_matched():
-    candidate, reference = parse("a red circle").tuples(), parse("a blue circle").tuples()
+    candidate, reference = parse("a red circle"), parse("a blue circle")
     assert explain(candidate, reference) == {"matched": "circle", "missing": "blue circle", "extra": "red circle"}
-    assert explain([], []) == {"matched": "nothing", "missing": "nothing", "extra": "nothing"}
+    assert explain(parse(""), parse("")) == {"matched": "nothing", "missing": "nothing", "extra": "nothing"}
+
+
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        ("two red squares", "square, two squares, red square"),
+        ("one man and twelve buses", "man, bus, twelve buses"),
+        ("a square right of a circle", "square, circle, square right of circle"),
+        ("a circle left of a square", "circle, square, circle left of square"),
+        ("a red cross below a blue cross", "cross, cross, red cross, blue cross, red cross below blue cross"),
+        ("a dog next to a cat", "dog, cat, dog next to cat"),
+    ],
+)
+def test_phrases_say_it_as_the_prompt_does(text, said):
+    prompt = parse(text)
+    assert explain(prompt, prompt)["matched"] == explain(parse(""), prompt)["missing"] == said
+    assert len(prompt.phrases()) == len(prompt.tuples())
+
+
+def test_a_relation_told_from_the_other_side_is_matched_in_the_prompts_words():
+    lines = explain(parse("a circle left of a square"), parse("a square right of a circle"))
+    assert lines == {"matched": "square, circle, square right of circle", "missing": "nothing", "extra": "nothing"}
 
 
 def test_the_measure_scores_in_order_and_shows_its_tuples():

@@ -34,9 +34,11 @@ def test_pixel_is_bounded_and_symmetric(one, other):
 def test_the_picture_is_bright_where_pixels_differ():
     changed = flat((9, 9, 9))
     changed.putpixel((1, 2), (255, 255, 255))
-    values = np.asarray(Pixel().differences(flat((9, 9, 9)), changed))
-    assert values[2, 1] == 246
-    assert values.sum() == 246
+    picture = Pixel().differences(flat((9, 9, 9)), changed)
+    assert (picture.mode, picture.size) == ("RGB", (4, 4))
+    brightness = np.asarray(picture.convert("L"))
+    assert np.unravel_index(brightness.argmax(), brightness.shape) == (2, 1)
+    assert len(np.unique(brightness)) == 2
 
 
 def test_an_image_of_the_right_size_is_left_as_it_is():

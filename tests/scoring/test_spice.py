@@ -149,6 +149,16 @@ def test_pairs_without_a_score_say_why(loaded):
 
 @needs_jar
 @needs_javac
+def test_a_parse_error_is_not_remembered(loaded, log):
+    before = log.read_text().splitlines().count("refuse")
+    for asked in (1, 2):
+        assert loaded(["refuse"], ["cat"]).values.isnan()
+        assert log.read_text().splitlines().count("refuse") == before + asked
+    assert "refuse" not in loaded.parsed
+
+
+@needs_jar
+@needs_javac
 def test_f_above_one_is_clipped_and_said(loaded):
     found = loaded(["picture"], ["photo movie"])
     assert found.values.tolist() == [1.0]
@@ -199,11 +209,17 @@ def test_too_small_a_heap_ends_in_a_hint(monkeypatch):
     assert "_JAVA_OPTIONS=-Xmx8g" in error.value.hint
 
 
+def test_no_remedy_installs_a_package_that_is_not_ours_or_brings_another_torch(monkeypatch):
+    monkeypatch.setattr(corenlp, "find_spec", lambda name: None)
+    _, package, _ = Spice().requirements()
+    assert package.remedy == "pip install --no-deps pycocoevalcap lpips"
+
+
 def test_what_is_missing_is_said_before_anything_starts(tmp_path, monkeypatch):
     monkeypatch.setenv("JAVA_HOME", str(tmp_path))
     java, *_ = Spice().requirements()
     assert (java.state, str(tmp_path) in java.detail, java.remedy) == ("missing", True, jvm.INSTALL)
-    with pytest.raises(CorlError, match="SPICE needs Java, which is missing") as error:
+    with pytest.raises(CorlError, match=r"SPICE needs Java \(missing\)") as error:
         Spice().load(torch.device("cpu"))
     assert "default-jre-headless" in error.value.hint
 

@@ -11,13 +11,12 @@ from corl_cli.core.recipe import Algo
 from corl_cli.core.types import RewardResult
 from corl_cli.trainer.loop import credit
 from corl_cli.trainer.objective import (
+    covariances,
     group_advantages,
     joint_rewards,
     kl_divergence,
     policy_loss,
     sequence_mean,
-    variance_shares,
-    zero_variance_share,
 )
 
 ALL = torch.ones(4, dtype=torch.bool)
@@ -109,16 +108,28 @@ def test_an_empty_row_adds_nothing() -> None:
     assert float(sequence_mean(torch.ones(1, 3), torch.zeros(1, 3), torch.tensor([True]))) == 0.0
 
 
-def test_zero_variance_share() -> None:
-    assert zero_variance_share(torch.tensor([0.0, 0.0, -1.0, 1.0]), 2) == 0.5
-
-
-def test_variance_shares_by_hand() -> None:
-    # s = x + y = [3, -3]: cov(x, s) = 3, cov(y, s) = 6, var(s) = 9 (each times two rows)
+def test_covariances_by_hand() -> None:
+    # s = x + y = [3, -3]: cov(x, s) = 1 * 3 + 1 * 3, cov(y, s) = 12, var(s) = 18
     terms = {"x": torch.tensor([1.0, -1.0]), "y": torch.tensor([2.0, -2.0])}
-    assert variance_shares(terms, ALL[:2], 2) == pytest.approx({"x": 1 / 3, "y": 2 / 3})
+    assert covariances(terms, ALL[:2], 2, scale=False) == ({"x": 6.0, "y": 12.0}, 18.0)
     against = {"x": torch.tensor([1.0, -1.0]), "y": torch.tensor([3.0, -3.0]), "z": torch.tensor([-2.0, 2.0])}
-    assert variance_shares(against, ALL[:2], 2) == pytest.approx({"x": 0.5, "y": 1.5, "z": -1.0})
+    assert covariances(against, ALL[:2], 2, scale=False) == ({"x": 4.0, "y": 12.0, "z": -8.0}, 8.0)
+
+
+def test_scaled_groups_count_alike_whatever_their_spread() -> None:
+    """x decides one group of two and is ten times as loud: with scaling its share is one half all the same."""
+    terms = {"x": torch.tensor([10.0, -10.0, 0.0, 0.0]), "y": torch.tensor([0.0, 0.0, 1.0, -1.0])}
+    found, variance = covariances(terms, ALL, 2)
+    assert [found[name] / variance for name in "xy"] == pytest.approx([0.5, 0.5], abs=1e-3)
+    loud, whole = covariances(terms, ALL, 2, scale=False)
+    assert loud["x"] / whole == pytest.approx(100 / 101)
+
+
+@given(st.lists(st.floats(-10, 10, width=32), min_size=16, max_size=16), st.booleans())
+def test_covariances_add_up_to_the_variance(values: list[float], scale: bool) -> None:
+    terms = {"x": torch.tensor(values[:8]), "y": torch.tensor(values[8:])}
+    found, variance = covariances(terms, torch.tensor([True] * 7 + [False]), 4, scale=scale)
+    assert sum(found.values()) == pytest.approx(variance, rel=1e-3, abs=1e-4)
 
 
 def _result(task: str, total: list[float]) -> RewardResult:

@@ -14,7 +14,7 @@ from corl_cli.trainer.rollout import read, record, recorded_steps
 def batch(policy, triplets):
     """Two groups of two for each task, one row of the answers without a score."""
     pairs = [triplet for triplet in triplets[:2] for _ in range(2)]
-    outputs = {"t2i": [t.image for t in pairs], "mm2t": ["a", "two words", "<answer>", ""]}
+    outputs = {"t2i": [t.image for t in pairs], "mm2t": ["a", "two\u2028lines\u0085and\nmore", "<answer>", ""]}
     found = {}
     for task in ("t2i", "mm2t"):
         rollout = replace(policy.encode(task, pairs, outputs[task]), sampling=Sampling(group_size=2))
@@ -26,6 +26,7 @@ def batch(policy, triplets):
             valid=scores.isfinite(),
             terms={"x": 2 * scores},
             notes={"x": ["n"] * 4},
+            texts={"x.caption": ["c"] * 4},
         )
         found[task] = Experience(
             rollout=rollout,
@@ -54,6 +55,7 @@ def test_what_is_recorded_is_read_back(tmp_path, batch):
             assert torch.equal(rewards.parts[name].nan_to_num(-1), values.nan_to_num(-1))
         assert torch.equal(rewards.terms["x"].nan_to_num(-1), experience.rewards.terms["x"].nan_to_num(-1))
         assert rewards.notes == experience.rewards.notes
+        assert rewards.texts == experience.rewards.texts
         assert torch.equal(found[task].advantages, experience.advantages)
         assert torch.equal(found[task].rows, experience.rows)
         assert torch.equal(found[task].lengths, experience.rollout.completion_mask.sum(1).cpu())
@@ -65,9 +67,23 @@ def test_what_is_recorded_is_read_back(tmp_path, batch):
 def test_a_step_that_is_not_there_and_one_that_is_damaged_are_named(tmp_path, batch):
     record(tmp_path / "step-000007", batch)
     samplings = {task: Sampling(group_size=2) for task in batch}
-    with pytest.raises(CorlError, match="No rollouts of step 8") as caught:
+    with pytest.raises(CorlError, match="no rollouts of step 8") as caught:
         read(tmp_path, 8, samplings)
     assert "Recorded: 7" in caught.value.hint
-    (tmp_path / "step-000007" / "rows.jsonl").write_text('{"task": "t2i"}\n')
-    with pytest.raises(CorlError, match="damaged"):
+    (tmp_path / "step-other").mkdir()
+    assert recorded_steps(tmp_path) == [7]
+    rows = tmp_path / "step-000007" / "rows.jsonl"
+    whole = rows.read_text()
+    for text, words in {
+        '{"task": "t2i"}\n' * 2: "has no 'real'",
+        "": "0 t2i rows",
+        "\n".join(whole.split("\n")[:7]): "3 mm2t rows are no groups of 2",
+        whole[:-9]: "damaged",
+    }.items():
+        rows.write_text(text)
+        with pytest.raises(CorlError, match=words):
+            read(tmp_path, 7, samplings)
+    rows.write_text(whole)
+    (tmp_path / "step-000007" / "t2i-0001.png").unlink()
+    with pytest.raises(CorlError, match=r"t2i-0001.png is missing"):
         read(tmp_path, 7, samplings)

@@ -1,0 +1,152 @@
+"""The numbers of a step: summaries that add up over processes, and the metrics that come of them.
+
+A mean of the processes' means would let a process without a single score erase everybody's metric, so sums and counts
+are added up first and divided once.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from corl_cli.core.recipe import Recipe
+from corl_cli.core.types import Experience, Task
+from corl_cli.scoring import groups
+from corl_cli.trainer import objective
+from corl_cli.trainer.rollout import Recorded
+
+
+@dataclass(frozen=True)
+class Summary:
+    """Of some values: how many there are, their sum, the sum of their squares, the least and the greatest."""
+
+    count: float
+    total: float
+    squares: float = 0.0
+    low: float = math.inf
+    high: float = -math.inf
+
+    @classmethod
+    def of(cls, values: Tensor) -> Summary:
+        """The summary of the finite values [N]."""
+        found = values[torch.isfinite(values)].double()
+        if not len(found):
+            return cls(0.0, 0.0)
+        return cls(len(found), float(found.sum()), float(found.square().sum()), float(found.min()), float(found.max()))
+
+    def __add__(self, other: Summary) -> Summary:
+        return Summary(
+            self.count + other.count,
+            self.total + other.total,
+            self.squares + other.squares,
+            min(self.low, other.low),
+            max(self.high, other.high),
+        )
+
+    @property
+    def mean(self) -> float:
+        """NaN of no values."""
+        return self.total / self.count if self.count else math.nan
+
+    @property
+    def deviation(self) -> float:
+        """Standard deviation with Bessel's correction; NaN of fewer than two values."""
+        if self.count < 2:
+            return math.nan
+        return math.sqrt(max(0.0, self.squares - self.total**2 / self.count) / (self.count - 1))
+
+
+Summaries = dict[str, Summary]
+
+
+def summarise(batch: Mapping[Task, Experience], recipe: Recipe) -> Summaries:
+    """Rewards, groups, lengths and shares of this process' part of a step."""
+    found: Summaries = {}
+    for task, experience in batch.items():
+        found |= {f"{name}/{task}": values for name, values in _of_task(experience, recipe).items()}
+        found |= _of_rewards(task, experience)
+    covariances, variances = _covariances(batch, recipe)
+    return found | {f"share/{name}": Summary(variances[name], value) for name, value in covariances.items()}
+
+
+def finish(parts: Sequence[Summaries]) -> dict[str, float]:
+    """The metrics of a step from the summaries of all processes; a name that one of them lacks is the others'."""
+    merged: Summaries = {}
+    for part in parts:
+        for name, summary in part.items():
+            merged[name] = merged[name] + summary if name in merged else summary
+    metrics = {name: summary.mean for name, summary in merged.items()}
+    for name, summary in merged.items():
+        if name.startswith("reward/"):
+            metrics[f"reward_std/{name.removeprefix('reward/')}"] = summary.deviation
+        if name == "length/mm2t":
+            metrics |= {"length_min/mm2t": summary.low, "length_max/mm2t": summary.high}
+    return metrics
+
+
+def shares(batch: Mapping[Task, Experience] | Mapping[Task, Recorded], recipe: Recipe) -> dict[str, float]:
+    """The share of each reward, as task/name, in the variance of the advantages that it feeds; they add up to 1.
+
+    The share of x in s is cov(x, s) / var(s): the reward that an advantage mostly follows is the one that is learnt.
+    NaN where no advantage differs from 0; negative for a reward that advantages go against.
+    """
+    covariances, variances = _covariances(batch, recipe)
+    return {name: Summary(variances[name], value).mean for name, value in covariances.items()}
+
+
+def _of_task(experience: Experience, recipe: Recipe) -> Summaries:
+    rollout, size = experience.rollout, recipe.sampling.group_size
+    lengths = rollout.completion_mask.float().sum(1).cpu()
+    found = {
+        "masked": Summary.of((~experience.rows).float()),
+        "zero_variance": _zero_variance(experience.advantages, experience.rows, size),
+        "length": Summary.of(lengths),
+    }
+    if rollout.task == "mm2t":
+        found["at_limit"] = Summary.of((lengths == recipe.sampling.mm2t.max_new_tokens).float())
+    return found
+
+
+def _of_rewards(task: Task, experience: Experience) -> Summaries:
+    rewards, size = experience.rewards, experience.rollout.sampling.group_size
+    found: Summaries = {}
+    for name, values in (rewards.parts | {"total": rewards.total}).items():
+        finite = torch.isfinite(values)
+        found[f"reward/{task}/{name}"] = Summary.of(values)
+        found[f"failed/{task}/{name}"] = Summary.of((~finite).float())
+        found[f"zero_variance/{task}/{name}"] = _zero_variance(values, finite, size)
+    times = {f"time/reward/{task}/{name}": Summary(1.0, seconds) for name, seconds in rewards.seconds.items()}
+    return found | times
+
+
+def _zero_variance(values: Tensor, rows: Tensor, group_size: int) -> Summary:
+    """Of the groups that have something to compare."""
+    comparable = groups.comparable(rows, group_size)
+    return Summary.of(groups.zero_variance(values, rows, group_size)[comparable].float())
+
+
+def _covariances(
+    batch: Mapping[Task, Experience] | Mapping[Task, Recorded], recipe: Recipe
+) -> tuple[dict[str, float], dict[str, float]]:
+    """Of each reward, as task/name: its covariance with the advantages that it feeds, and their variance."""
+    lambdas = {"t2i": 1.0, "mm2t": recipe.algo.mm2t_weight}
+    terms = {
+        task: {f"{task}/{name}": lambdas[task] * term for name, term in experience.rewards.terms.items()}
+        for task, experience in batch.items()
+    }
+    rows = {task: experience.rows for task, experience in batch.items()}
+    together = recipe.algo.credit == "joint" and len(batch) == 2
+    fed = [(terms["t2i"] | terms["mm2t"], rows["t2i"])] if together else [(terms[task], rows[task]) for task in batch]
+    covariances: dict[str, float] = {}
+    variances: dict[str, float] = {}
+    for addends, counted in fed:
+        found, variance = objective.covariances(
+            addends, counted, recipe.sampling.group_size, scale=recipe.algo.scale_advantages
+        )
+        covariances |= found
+        variances |= dict.fromkeys(found, variance)
+    return covariances, variances
