@@ -61,13 +61,18 @@ class Kind:
         return found
 
 
-def validate(model: type[Validated], options: Mapping[str, Any], where: str, name: str) -> Validated:
-    """The options of `name`, found at the key `where`, validated; UsageError with every fault at once."""
+def validate(
+    model: type[Validated], options: Mapping[str, Any], where: str, name: str, shared: Sequence[str] = ()
+) -> Validated:
+    """The options of `name`, found at the key `where`, validated; UsageError with every fault at once.
+
+    `shared` are keys that stand beside the options, for suggestions.
+    """
     try:
         return model.model_validate(dict(options))
     except ValidationError as error:
         known = list(model.model_fields)
-        faults = [_fault(where, details, known) for details in error.errors()]
+        faults = [_fault(where, details, [*known, *shared]) for details in error.errors()]
         listing = f"Options of {name}: {', '.join(known)}." if known else f"{name} has no options of its own."
         raise UsageError("\n".join(faults), listing) from error
 
@@ -91,4 +96,5 @@ def _fault(where: str, details: ErrorDetails, known: list[str]) -> str:
         case "missing":
             return f"{key}: missing; it has no default"
     message = details["msg"].removeprefix("Value error, ")
-    return f"{key}: {message[:1].lower()}{message[1:]}, not {details['input']!r}"
+    found = f", not {details['input']!r}" if details["loc"] else ""  # a fault between options is none of one value
+    return f"{key}: {message[:1].lower()}{message[1:]}{found}"

@@ -59,3 +59,46 @@ def test_a_reward_of_ones_own_is_found_in_the_current_folder(tmp_path, monkeypat
     assert type(bind(RewardSpec(name="my_rewards:Mine"), "t2i")).__name__ == "Mine"
     with pytest.raises(UsageError, match="no luck"):
         resolve("my_broken:Mine")
+
+
+OWN = """
+from corl_cli.rewards.base import Options, Reward, Scores
+
+class Base(Reward):
+    task = "t2i"
+    def score(self, samples, policy): ...
+
+class Elsewhere(Base):
+    task = "image"
+
+class Heavy(Options):
+    weight: float = 5.0
+
+class Greedy(Base):
+    Options = Heavy
+
+class Fragile(Base):
+    def __init__(self, options):
+        raise FileNotFoundError("weights.pt")
+"""
+
+
+@pytest.mark.parametrize(
+    ("name", "words"),
+    [
+        ("Elsewhere", "scores the task 'image'"),
+        ("Greedy", "options called weight, which every reward has"),
+        ("Fragile", "cannot be made: FileNotFoundError: weights.pt"),
+    ],
+)
+def test_a_class_that_no_recipe_can_use_is_a_usage_error(tmp_path, monkeypatch, name, words):
+    (tmp_path / "own_rewards_of_a_test.py").write_text(OWN)
+    monkeypatch.syspath_prepend(tmp_path)
+    with pytest.raises(UsageError, match=words):
+        bind(RewardSpec(name=f"own_rewards_of_a_test:{name}"), "t2i")
+
+
+@pytest.mark.parametrize(("key", "meant"), [("weigt", "weight"), ("normalize", "normalise"), ("on_eror", "on_error")])
+def test_keys_that_every_reward_has_are_suggested_too(key, meant):
+    with pytest.raises(UsageError, match=f"did you mean {meant}"):
+        bind(RewardSpec.model_validate({"name": "cycle", key: 1}), "t2i")
