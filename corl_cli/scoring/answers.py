@@ -130,9 +130,11 @@ def judge(question: str, gold: str, completion: str, answer_type: AnswerType) ->
 
 
 def infer_type(question: str, gold: str) -> AnswerType:
-    """`mc` when the question shows lettered options and `gold` is one of them, by letter or by text; else `oe`."""
+    """`mc` when the question shows lettered options and `gold` is a letter, or the text of one of them; else `oe`."""
     gold, options = _unwrapped(gold), choices.read_options(question[-MAX_QUESTION:])
-    return "mc" if options and not _fault(gold) and choices.choose(gold, options) else "oe"
+    if not options or _fault(gold):
+        return "oe"
+    return "mc" if choices.choose(gold, options) or choices.choose(gold, {}) == plain(gold).upper() else "oe"
 
 
 def _fault(answer: str) -> str | None:
