@@ -152,7 +152,7 @@ def test_all_faults_come_at_once_with_the_nearest_key():
     assert set(found[4:]) == {
         "optim.lrr: unknown key; did you mean optim.lr?",
         "max_steps: unknown key; did you mean train.max_steps?",
-        "zzz: unknown key; known here: name, notes, seed, model, data, sampling, rewards, algo, optim, train, "
+        "zzz: unknown key; known here: name, notes, seed, model, data, prepare, sampling, rewards, algo, optim, train, "
         "checkpoint, tracking, eval",
         "sampling.group_size: this should be greater than or equal to 2, not 1",
         "model.dtype: 'float23' is not one of 'float32' or 'bfloat16'; did you mean float32?",
