@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any, get_args
 
 from corl_cli.core.errors import CorlError, UsageError
 from corl_cli.core.recipe import Data
-from corl_cli.core.types import AnswerType, LazyTriplets, Triplet
+from corl_cli.core.types import AnswerType, LazyTriplets, Task, Triplet
 from corl_cli.data import templates
 from corl_cli.world.items import WorldTriplets
 from corl_cli.world.scenes import Split
@@ -19,16 +19,20 @@ from corl_cli.world.scenes import Split
 if TYPE_CHECKING:
     from datasets import Dataset
 
+TEXTS: dict[Task, tuple[str, ...]] = {"t2i": ("prompt",), "mm2t": ("question", "answer")}
 COLUMNS = ("image", "prompt", "question", "answer", "answer_type")
 WORLD_SIZE = 12288  # triplets of one epoch of the embedded world; every seed has its own
 HELD_OUT = "test"  # the split that data.holdout makes
 _ANSWER = re.compile(r"<answer>(.*?)</answer>", re.DOTALL)
 
 
-def load(data: Data, seed: int, split: str | None = None, limit: int | None = None) -> Sequence[Triplet]:
+def load(
+    data: Data, seed: int, split: str | None = None, limit: int | None = None, tasks: Sequence[Task] = ()
+) -> Sequence[Triplet]:
     """The triplets that a recipe names, dressed with its instructions; `split` and `limit` override the recipe's.
 
-    UsageError for a split or column that is not there, CorlError for data that cannot be read.
+    Of a table only the rows that have the texts of all `tasks` count: a prompt to draw, a question with its answer.
+    UsageError for a split or column that is not there, or when no row has them; CorlError for data that cannot be read.
     """
     wanted, limit = split or data.split, limit or data.limit
     if data.path == "world":
@@ -37,12 +41,27 @@ def load(data: Data, seed: int, split: str | None = None, limit: int | None = No
         return Dressed(WorldTriplets(wanted, limit or WORLD_SIZE, seed), data)  # type: ignore[arg-type]
     if not data.holdout:
         table = Table(_read(data.path, wanted), data)
-        return Dressed(table.select(range(min(limit or len(table), len(table)))), data)
+        return Dressed(table.select(_having(table, range(len(table)), tasks)[:limit]), data)
     if wanted not in (data.split, HELD_OUT):
         raise UsageError(f"With data.holdout there are the splits {data.split} and {HELD_OUT}.", "Use one of them.")
     table = Table(_read(data.path, data.split), data)
     chosen = [row for row, name in enumerate(table.ids()) if is_held_out(name, data.holdout) == (wanted == HELD_OUT)]
-    return Dressed(table.select(chosen[:limit]), data)
+    return Dressed(table.select(_having(table, chosen, tasks)[:limit]), data)
+
+
+def _having(table: Table, rows: Sequence[int], tasks: Sequence[Task]) -> Sequence[int]:
+    """Those rows that have the texts of all tasks; UsageError when there are rows, and none has them."""
+    for task in tasks:
+        texts = [table.texts(column) for column in TEXTS[task]]
+        having = [row for row in rows if all(column[row].strip() for column in texts)]
+        if rows and not having:
+            others = [other for other in tasks if other != task]
+            raise UsageError(
+                f"No triplet of {table.source} has {' and '.join(TEXTS[task])}, which {task} needs.",
+                f"Train without it: --set train.tasks='[{others[0]}]' --set algo.credit=per_task" if others else None,
+            )
+        rows = rows if len(having) == len(rows) else having  # a range is quicker to read
+    return rows
 
 
 def is_held_out(name: str, share: float) -> bool:
@@ -93,6 +112,10 @@ class Table(LazyTriplets):
             answer_type=self._answer_type(value["answer_type"], index),
             source=self.source,
         )
+
+    def texts(self, column: str) -> list[str]:
+        """One column of texts, of every row."""
+        return [str(text or "") for text in self.rows[self.columns[column]]]
 
     def ids(self) -> list[str]:
         """The id of every row: its id column, or else its number."""
@@ -147,10 +170,17 @@ def _read(path: str, split: str) -> Dataset:
             return _only(datasets.load_from_disk(str(local)), path, split)
         if (local / "dataset_dict.json").exists():
             return datasets.load_from_disk(str(local))[split]
+        if (local / "parts" / "order.json").exists() and not (local / "manifest.json").exists():
+            raise UsageError(f"The set in {path} is not finished.", f"corl prepare-data --out {path} --resume")
         return datasets.load_dataset(path, split=split)
     except UsageError:
         raise
     except Exception as error:
+        if "Unknown split" in str(error):
+            raise UsageError(
+                f"{path} has no split '{split}'.",
+                "Keep a share of it from training, --set data.holdout=0.02, or go without: --set eval.probes=null",
+            ) from error
         raise CorlError(
             f"No triplets could be read from {path} (split {split}): {str(error).strip().splitlines()[0]}",
             "Give a parquet file, a folder that datasets can load, or a hub id that this machine can reach.",

@@ -170,7 +170,7 @@ def _open(recipe: Recipe, out: Path | None, resume: bool, command: Sequence[str]
 
 
 def _batches(recipe: Recipe, process: int, processes: int) -> ShuffledBatches:
-    data = triplets.load(recipe.data, recipe.seed)
+    data = triplets.load(recipe.data, recipe.seed, tasks=recipe.train.tasks)
     return ShuffledBatches(
         data, recipe.train.batch_size, recipe.train.epochs, recipe.seed, process=process, processes=processes
     )
@@ -238,9 +238,19 @@ def _probes(
     section = recipe.eval.probes
     if section is None:
         return None
-    rubrics = build.build_rubrics(section.rewards, TASKS, device, reference, loaded)
-    items = triplets.load(recipe.data, PROBE_SEED, split=section.split, limit=section.items)
+    tasks = [task for task in TASKS if task in recipe.train.tasks or _offered(recipe, section, task)]
+    rubrics = build.build_rubrics(section.rewards, tasks, device, reference, loaded)
+    items = triplets.load(recipe.data, PROBE_SEED, split=section.split, limit=section.items, tasks=list(rubrics))
     return Probes(items, rubrics, {task: _readings(recipe, section, task) for task in rubrics})
+
+
+def _offered(recipe: Recipe, section: ProbesSection, task: Task) -> bool:
+    """Whether the held-out data have what a task that is not trained needs, so that it can be watched."""
+    try:
+        triplets.load(recipe.data, PROBE_SEED, split=section.split, tasks=[task])
+    except UsageError:
+        return False
+    return True
 
 
 def _readings(recipe: Recipe, section: ProbesSection, task: Task) -> list[Sampling]:
@@ -251,4 +261,4 @@ def _readings(recipe: Recipe, section: ProbesSection, task: Task) -> list[Sampli
 
 def _samples(recipe: Recipe) -> list[triplets.Triplet]:
     split = recipe.eval.probes.split if recipe.eval.probes else recipe.data.split
-    return list(triplets.load(recipe.data, PROBE_SEED, split=split, limit=SAMPLE_TRIPLETS))
+    return list(triplets.load(recipe.data, PROBE_SEED, split=split, limit=SAMPLE_TRIPLETS, tasks=recipe.train.tasks))

@@ -114,3 +114,39 @@ def test_a_held_out_share_is_kept_from_training(tmp_path: Path) -> None:
     assert 20 < len(kept["test"]) < 60
     fewer = load(Data(path=str(path), holdout=0.2, limit=7), seed=0, split="test")
     assert {triplet.id for triplet in fewer} < kept["test"]
+
+
+@pytest.fixture
+def partial(tmp_path: Path) -> Data:
+    """Three rows: one to draw and to answer, one to draw only, one to answer only."""
+    rows = {
+        "image": [Pictures.new("RGB", (8, 8))] * 3,
+        "prompt": ["a dark room", "a wall", " "],
+        "question": ["Is it dark?", "", "What is it?"],
+        "answer": ["yes", "", "a room"],
+        "answer_type": ["oe"] * 3,
+    }
+    kinds = {"image": Image()} | {name: Value("string") for name in list(rows)[1:]}
+    Dataset.from_dict(rows, features=Features(kinds)).to_parquet(tmp_path / "partial.parquet")
+    return Data(path=str(tmp_path / "partial.parquet"))
+
+
+def test_rows_that_lack_the_texts_of_a_task_are_left_to_the_others(partial: Data) -> None:
+    def prompts(*tasks: str) -> list[str]:
+        return [triplet.prompt for triplet in load(partial, seed=0, tasks=tasks)]  # type: ignore[arg-type]
+
+    assert prompts() == ["a dark room", "a wall", " "]
+    assert prompts("t2i") == ["a dark room", "a wall"]
+    assert prompts("mm2t") == ["a dark room", " "]
+    assert prompts("t2i", "mm2t") == ["a dark room"]
+    assert [triplet.id for triplet in load(partial, seed=0, limit=1, tasks=["mm2t"])] == ["0"]
+
+
+def test_data_without_any_question_say_how_to_train_on_them(tmp_path: Path, partial: Data) -> None:
+    drawn = Dataset.from_parquet(partial.path).select([1])
+    drawn.to_parquet(tmp_path / "drawn.parquet")
+    data = Data(path=str(tmp_path / "drawn.parquet"))
+    assert len(load(data, seed=0, tasks=["t2i"])) == 1
+    with pytest.raises(UsageError, match="has question and answer, which mm2t needs") as caught:
+        load(data, seed=0, tasks=["t2i", "mm2t"])
+    assert "train.tasks='[t2i]'" in str(caught.value.hint)
