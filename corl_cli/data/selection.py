@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 
 from corl_cli.core.errors import CorlError
 from corl_cli.core.recipe import Prepare
-from corl_cli.data.lookalikes import lookalikes
+from corl_cli.data.lookalikes import ALIKE, groups, lookalikes
 from corl_cli.data.triplets import is_held_out
 from corl_cli.scoring.choices import read_options
 
@@ -28,7 +28,7 @@ REASONS = (
 )
 READ = ["id", "source", "digest", "phash", "prompt", "question", "answer", "answer_type", "coverage"]  # columns
 
-# What is remembered of a row, 60 bytes. Texts are remembered as 64-bit hashes: that any two of ten million agree by
+# What is remembered of a row, 57 bytes. Texts are remembered as 64-bit hashes: that any two of ten million agree by
 # chance is a matter of 3 in a million.
 ROW = np.dtype(
     [
@@ -43,7 +43,6 @@ ROW = np.dtype(
         ("letter", "u1"),
         ("options", "u1"),
         ("coverage", "f4"),
-        ("held_out", "?"),
     ]
 )
 DRAWING, MC, OE = range(3)  # kinds: no question, multiple choice, open-ended
@@ -53,7 +52,7 @@ Index = NDArray[np.void]  # of ROW
 Mask = NDArray[np.bool_]
 
 
-def remember(row: Mapping[str, Any], source: int, seed: int, test: float) -> tuple[Any, ...]:
+def remember(row: Mapping[str, Any], source: int, seed: int) -> tuple[Any, ...]:
     """What is remembered of a row (of the columns READ), in the order of ROW.
 
     Two questions are the same when their words and options are, in any order of the options.
@@ -76,7 +75,6 @@ def remember(row: Mapping[str, Any], source: int, seed: int, test: float) -> tup
         ord(row["answer"][0]) if is_mc and row["answer"] else 0,
         len(options),
         row["coverage"],
-        is_held_out(row["phash"], test),
     )
 
 
@@ -104,6 +102,23 @@ def select(index: Index, prepare: Prepare) -> NDArray[np.uint8]:
             left = np.flatnonzero(reasons == KEPT)
             reasons[left[find(index[left])]] = REASONS.index(reason)
     return reasons
+
+
+def hold_out(looks: NDArray[np.uint64], test: float) -> Mask:
+    """Which images, by their perceptual hashes [N], are of the split test: about the share `test` of all.
+
+    Images that look alike are of one split, which a hash of their looks decides, so that it is the same in any order
+    and most often in other sets too. With two looks or more neither split is empty.
+    """
+    if not test:
+        return np.zeros(len(looks), bool)
+    names, which = np.unique(groups(looks, ALIKE), return_inverse=True)
+    keys = [f"{name:016x}" for name in names.tolist()]
+    held_out = np.array([is_held_out(key, test) for key in keys], bool)
+    if len(keys) > 1:
+        by_lot = sorted(range(len(keys)), key=lambda key: _hash(keys[key]))  # as is_held_out has them
+        held_out[by_lot[0]], held_out[by_lot[-1]] = True, False
+    return held_out[which]
 
 
 def _repeated(values: NDArray[Any]) -> Mask:

@@ -19,7 +19,7 @@ from corl_cli.core.recipe import Prepare
 from corl_cli.data import manifest, parquet
 from corl_cli.data.build import Report
 from corl_cli.data.manifest import Counts, File, Split
-from corl_cli.data.selection import KEPT, READ, REASONS, ROW, Index, remember, select
+from corl_cli.data.selection import KEPT, READ, REASONS, ROW, Index, Mask, hold_out, remember, select
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -44,7 +44,7 @@ def assemble(
     `counts` are those of the parts (`Parts.counts`). CorlError when nothing stays.
     """
     made = total(tally(counts))["kept"]
-    index, names = _read(parts, seed, prepare.test, lambda done: report("comparing", done, made))
+    index, names = _read(parts, seed, lambda done: report("comparing", done, made))
     reasons = select(index, prepare)
     sources = _counts(counts, index, names, reasons)
     whole = _sum(sources, index["coverage"][reasons == KEPT])
@@ -54,7 +54,9 @@ def assemble(
             f"Nothing stays of {whole['offered']} items: {why or 'the sources are empty'}.",
             "Mend the sources or loosen prepare.filters, and build into another folder.",
         )
-    splits = _write(parts, index, reasons, prepare.shard_size, folder, report)
+    kept, held_out = reasons == KEPT, np.zeros(len(index), bool)
+    held_out[kept] = hold_out(index["phash"][kept], prepare.test)
+    splits = _write(parts, {"train": kept & ~held_out, "test": held_out}, prepare.shard_size, folder, report)
     return Whole(splits=splits, sources=sources, total=whole)
 
 
@@ -77,7 +79,7 @@ def total(sources: Mapping[str, Counts]) -> Counts:
     return _sum(sources, np.empty(0, np.float32))
 
 
-def _read(parts: Sequence[Path], seed: int, test: float, report: Callable[[int], None]) -> tuple[Index, list[str]]:
+def _read(parts: Sequence[Path], seed: int, report: Callable[[int], None]) -> tuple[Index, list[str]]:
     """What is remembered of all rows, and the names of their sources."""
     names: dict[str, int] = {}
     index = [np.empty(0, ROW)]
@@ -85,7 +87,7 @@ def _read(parts: Sequence[Path], seed: int, test: float, report: Callable[[int],
     for part in parts:
         for table in parquet.read(part, READ):
             rows = table.to_pylist()
-            known = [remember(row, names.setdefault(row["source"], len(names)), seed, test) for row in rows]
+            known = [remember(row, names.setdefault(row["source"], len(names)), seed) for row in rows]
             index.append(np.array(known, ROW))
             report(done := done + len(rows))
     return np.concatenate(index), list(names)
@@ -120,14 +122,13 @@ def _sum(sources: Mapping[str, Counts], coverage: NDArray[np.float32]) -> Counts
 
 
 def _write(
-    parts: Sequence[Path], index: Index, reasons: NDArray[np.uint8], size: int, folder: Path, report: Report
+    parts: Sequence[Path], chosen: Mapping[str, Mask], size: int, folder: Path, report: Report
 ) -> dict[str, Split]:
-    """Copy the rows that stay, in order, into files of `size` rows a split."""
+    """Copy the rows of each split, in order, into its files of `size` rows; an empty split has none."""
     written, done, start = folder / "data.partial", 0, 0
     shutil.rmtree(written, ignore_errors=True)
-    kept = reasons == KEPT
-    chosen = {"train": kept & ~index["held_out"], "test": kept & index["held_out"]}
     chosen = {name: rows for name, rows in chosen.items() if rows.any()}
+    kept = sum(int(rows.sum()) for rows in chosen.values())
     with ExitStack() as open_files:
         splits = {
             name: open_files.enter_context(Files(written, name, int(rows.sum()), size)) for name, rows in chosen.items()
@@ -137,7 +138,8 @@ def _write(
                 here = slice(start, start := start + len(table))
                 for name, rows in chosen.items():
                     splits[name].add(parquet.to_triplets(table.filter(pa.array(rows[here]))))
-                report("writing", done := done + int(kept[here].sum()), int(kept.sum()))
+                    done += int(rows[here].sum())
+                report("writing", done, kept)
     shutil.rmtree(folder / "data", ignore_errors=True)  # of a build that was killed before its manifest
     written.rename(folder / "data")
     return {name: {"rows": int(rows.sum()), "files": _described(folder, name)} for name, rows in chosen.items()}

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import datasets
+import imagehash
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -20,8 +21,8 @@ from PIL import Image
 from corl_cli.core.errors import CorlError
 from corl_cli.core.recipe import Data, Prepare
 from corl_cli.data import parquet, triplets
-from corl_cli.data.lookalikes import lookalikes
-from corl_cli.data.selection import REASONS, ROW, remember, select
+from corl_cli.data.lookalikes import ALIKE, groups, lookalikes
+from corl_cli.data.selection import REASONS, ROW, hold_out, remember, select
 from corl_cli.data.whole import assemble
 
 
@@ -53,7 +54,7 @@ def mc(number: int, letter: str, options: int = 4, **changes: Any) -> dict[str, 
 
 
 def judge(rows: list[dict[str, Any]], seed: int = 0, **prepare: Any) -> list[str]:
-    index = np.array([remember(one, 0, seed, 0.0) for one in rows], ROW)
+    index = np.array([remember(one, 0, seed) for one in rows], ROW)
     return [REASONS[reason] for reason in select(index, Prepare.model_validate(prepare))]
 
 
@@ -137,6 +138,42 @@ def test_lookalikes_among_many():
         turned ^= np.uint64(1) << rng.integers(0, 64, 500, np.uint64)
     found = lookalikes(np.concatenate([hashes, turned]), 4)
     assert found.tolist() == [False] * 3000 + [True] * 500
+
+
+@given(st.lists(st.integers(0, 255), min_size=1, max_size=30), st.sampled_from([0, 1, 3]), st.randoms())
+def test_a_group_is_of_lookalikes_in_any_order(hashes, distance, random):
+    found = groups(np.array(hashes, np.uint64), distance).tolist()
+    assert all((one ^ lead).bit_count() <= distance for one, lead in zip(hashes, found, strict=True))
+    assert {lead: lead for lead in found} == {
+        one: lead for one, lead in zip(hashes, found, strict=True) if one in found
+    }
+    shuffled = random.sample(hashes, len(hashes))
+    assert groups(np.array(shuffled, np.uint64), distance).tolist() == [
+        dict(zip(hashes, found, strict=True))[one] for one in shuffled
+    ]
+
+
+def test_what_most_are_near_stands_for_them():
+    middle, left, right, far = 0b111, 0b1, 0b11111, 0xFF << 40  # left and right are four bits apart
+    assert groups(np.array([left, right, far, middle], np.uint64), 2).tolist() == [middle, middle, far, middle]
+
+
+LOOKS = st.lists(st.integers(0, 2**64 - 1), min_size=1, max_size=20)
+
+
+@given(LOOKS, st.floats(0.001, 0.999))
+def test_lookalikes_are_in_one_split_and_neither_is_empty(looks, test):
+    held_out = hold_out(np.array(looks, np.uint64), test)
+    together = groups(np.array(looks, np.uint64), ALIKE).tolist()
+    assert len(set(zip(together, held_out.tolist(), strict=True))) == len(set(together))
+    assert len(set(held_out.tolist())) == min(2, len(set(together)))
+    drawn = [triplets.is_held_out(f"{lead:016x}", test) for lead in together]
+    if any(drawn) and not all(drawn):
+        assert held_out.tolist() == drawn
+
+
+def test_a_share_of_nothing_holds_out_nothing():
+    assert not hold_out(np.arange(9, dtype=np.uint64), 0).any()
 
 
 def test_letters_are_evened_out_among_questions_of_as_many_options():
@@ -272,6 +309,43 @@ def test_an_image_is_in_one_split_with_all_its_questions(tmp_path):
     }
     assert not images["train"] & images["test"]
     assert images["train"] | images["test"] == set(range(10))
+
+
+def test_copies_of_a_photograph_are_of_one_split(tmp_path):
+    """Original, half the size at JPEG quality 60, and four columns less, in another order for each picture."""
+    rows = []
+    for number in range(12):
+        original = drawing(number)
+        small = BytesIO()
+        original.resize((240, 180)).save(small, "JPEG", quality=60)
+        copies = [original, Image.open(small), original.crop((4, 0, 480, 360))]
+        for place in range(3):
+            copy = copies[(number + place) % 3]
+            looks = str(imagehash.phash(copy))
+            rows.append(row(3 * number + place, phash=looks, source=f"picture {number}"))
+    assert len({one["phash"] for one in rows}) > 15, "the case tests nothing"
+    built, folder = whole(tmp_path, rows, [36], test=0.3)
+    shown = {
+        split: {name for file in part["files"] for name in pq.read_table(folder / file["path"])["source"].to_pylist()}
+        for split, part in built.splits.items()
+    }
+    assert shown.keys() == {"train", "test"}
+    assert not shown["train"] & shown["test"]
+
+
+def drawing(number: int) -> Image.Image:
+    """Light at five scales, each half as strong as the coarser one: the spectrum of a photograph."""
+    rng = np.random.default_rng(number)
+    light = np.full((360, 480), 128, np.float32)
+    for scale in (1, 2, 4, 8, 16):
+        grid = Image.fromarray(rng.normal(0, 64 / scale, (3 * scale, 4 * scale)).astype(np.float32))
+        light += np.asarray(grid.resize((480, 360), Image.Resampling.BICUBIC))
+    return Image.fromarray(light.clip(0, 255).astype(np.uint8))
+
+
+def test_a_small_set_has_both_splits(tmp_path):
+    built, _ = whole(tmp_path, [row(number) for number in range(24)], [24], test=0.01)
+    assert {split: part["rows"] for split, part in built.splits.items()} == {"train": 23, "test": 1}
 
 
 def test_the_bytes_do_not_depend_on_how_the_rows_were_cut(tmp_path):
