@@ -204,9 +204,11 @@ def _letter(answer: str, options: Mapping[str, str]) -> str:
 
 
 def _named(answer: str, options: Mapping[str, str]) -> str | None:
-    """The letter of the one option that an answer is literally, as a letter or as its text."""
-    if (alone := _LETTER.fullmatch(answer)) and alone[1].upper() in options:
-        return alone[1].upper()
+    """The letter of the one option that an answer is literally; Unusable where it is a letter and another's text."""
+    if (alone := _LETTER.fullmatch(answer)) and (letter := alone[1].upper()) in options:
+        if any(plain(option) == plain(answer) for other, option in options.items() if other != letter):
+            raise Unusable(UNCLEAR_OPTIONS)
+        return letter
     for same in (str, plain):
         named = [letter for letter, option in options.items() if same(option) == same(answer)]
         if len(named) == 1:

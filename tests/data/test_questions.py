@@ -47,6 +47,15 @@ def test_answers_become_letters(answer: str) -> None:
     assert (asked.text, asked.answer, asked.answer_type) == (PETS, "B", "mc")
 
 
+@pytest.mark.parametrize("options", [("C", "A", "D", "B"), ("x", "b", "a"), ("x", "A.")])
+def test_a_letter_that_is_another_options_text_is_unclear_unless_it_is_marked(options: tuple[str, ...]) -> None:
+    for answer in ("A", "a", "A."):
+        with pytest.raises(Unusable, match="options cannot be told apart"):
+            ask("Which?", answer, options)
+    assert ask("Which?", "(A)", options).answer == "A"
+    assert ask("Which?", "A", ("a", "x")).answer == "A"  # letter and text agree
+
+
 @pytest.mark.parametrize(
     "question",
     [
@@ -152,13 +161,13 @@ def test_the_world_is_stored_as_it_is() -> None:
 def test_a_stored_choice_is_read_back_and_its_answer_judged_right(options: list[str], data: st.DataObject) -> None:
     letter = data.draw(st.sampled_from("ABCDEF"[: len(options)]))
     try:
-        asked = ask("Which one?", letter, tuple(options))
+        asked = ask("Which one?", f"({letter})", tuple(options))
     except Unusable:
         return
     assert asked.answer == letter
     assert len(read_options(asked.text)) == len(options)
     assert judge(asked.text, asked.answer, letter, "mc").correct
-    assert ask(asked.text, asked.answer, answer_type="mc") == asked  # what is stored stays as it is
+    assert ask(asked.text, f"({asked.answer})", answer_type="mc") == asked  # what is stored stays as it is
 
 
 @given(st.text(), st.text(max_size=40), st.lists(st.text(max_size=20), max_size=4))

@@ -9,7 +9,7 @@ from typing import Any
 from corl_cli.data.items import Raw
 from corl_cli.data.sources import files
 from corl_cli.data.sources.base import Options, Place, Record, Records
-from corl_cli.data.sources.fields import image, optional, text, texts, unlettered
+from corl_cli.data.sources.fields import bracketed, image, optional, text, texts, unlettered
 
 PAGE = "https://huggingface.co/datasets/MMInstruction/ArxivQA"
 
@@ -47,7 +47,7 @@ class ArxivQa(Records):
             image=image(record, "image", self.options.images),
             question=text(record, "question"),
             options=unlettered(texts(record, "options")),
-            answer=text(record, "label"),
+            answer=bracketed(text(record, "label")),
             solution=optional(record, "rationale"),
             answer_type="mc",
         )

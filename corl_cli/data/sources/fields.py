@@ -69,11 +69,22 @@ def number(record: Mapping[str, Any], key: str) -> int:
 
 
 def letter(record: Mapping[str, Any], key: str, options: Sequence[str]) -> str:
-    """The letter that a field gives as the number of an option, from 0."""
+    """The letter that a field gives as the number of an option, from 0, in brackets."""
     index = number(record, key)
     if not 0 <= index < min(len(options), len(LETTERS)):
         raise Unusable(INCOMPLETE)
-    return LETTERS[index]
+    return bracketed(LETTERS[index])
+
+
+def chosen(answer: str, options: Sequence[str]) -> str:
+    """The letter, in brackets, of the one option whose text an answer is; any other answer as it is."""
+    same = [letter for letter, option in zip(LETTERS, options, strict=False) if option.strip() == answer]
+    return bracketed(same[0]) if len(same) == 1 else answer
+
+
+def bracketed(answer: str) -> str:
+    """A lone letter as "(A)": a letter also where the text of another option is "A"; any other answer as it is."""
+    return f"({answer})" if len(answer) == 1 and answer in LETTERS else answer
 
 
 def image(record: Mapping[str, Any], key: str, folder: Path) -> Path | bytes:

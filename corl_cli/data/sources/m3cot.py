@@ -9,7 +9,7 @@ from typing import Any
 from corl_cli.data.items import Raw
 from corl_cli.data.sources import files
 from corl_cli.data.sources.base import Options, Place, Record, Records
-from corl_cli.data.sources.fields import image, optional, text, texts, titled
+from corl_cli.data.sources.fields import bracketed, image, optional, text, texts, titled
 
 PAGE = "https://huggingface.co/datasets/LightChen2333/M3CoT"
 
@@ -46,7 +46,7 @@ class M3Cot(Records):
             image=image(record, "image", self.options.path),
             question=titled(optional(record, "context"), text(record, "question")),
             options=texts(record, "choices"),
-            answer=text(record, "answer"),
+            answer=bracketed(text(record, "answer")),
             solution=optional(record, "rationale"),
             answer_type="mc",
         )

@@ -10,7 +10,7 @@ from corl_cli.core.types import AnswerType
 from corl_cli.data.items import Raw
 from corl_cli.data.sources import files
 from corl_cli.data.sources.base import Options, Place, Record, Records
-from corl_cli.data.sources.fields import optional, text, texts
+from corl_cli.data.sources.fields import chosen, optional, text, texts
 
 PAGE = "https://github.com/lupantech/PromptPG/tree/main/data/tabmwp"
 
@@ -50,13 +50,14 @@ class TabMwp(Records):
 
     def read(self, name: str, record: Record) -> Iterator[Raw]:
         unit = optional(record, "unit")
+        choices = texts(record, "choices") if _type(record) == "mc" else ()
         yield Raw(
             id=name,
             source=self.label,
             image=self.options.images / f"{record['id']}.png",
             question=text(record, "question") + (f" (Unit: {unit})" if unit else ""),
-            options=texts(record, "choices") if _type(record) == "mc" else (),
-            answer=text(record, "answer"),
+            options=choices,
+            answer=chosen(text(record, "answer"), choices),
             solution=optional(record, "solution"),
             answer_type=_type(record),
         )

@@ -62,7 +62,7 @@ def test_aokvqa_is_joined_with_cocos_captions(read, write, coco):
     assert raw.image == coco["images"] / "000000037777.jpg"
     assert raw.captions == ("A kitchen with a table.", "A bowl of oranges on a table. ")
     assert (raw.question, raw.options) == ("What is in the bowl?", ("apples", "oranges", "lemons", "bread"))
-    assert (raw.answer, raw.answer_type) == ("B", "mc")
+    assert (raw.answer, raw.answer_type) == ("(B)", "mc")
     assert raw.solution == ""
 
 
@@ -89,7 +89,7 @@ def test_aokvqa_drops_what_it_cannot_use(read, write, coco):
         *["entry unreadable"] * 2,
         "entry lacks a field",
     ]
-    assert [raw.answer for raw in offered] == ["B"]
+    assert [raw.answer for raw in offered] == ["(B)"]
     assert dropped[-1].id == "aokvqa-7-mc"
 
 

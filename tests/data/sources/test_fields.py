@@ -39,6 +39,15 @@ def test_a_text_or_a_number(value, read):
     assert fields.text({"answer": value}, "answer") == read
 
 
+def test_letters_are_told_from_texts_that_are_letters():
+    options = ["C", "A", "D", "B"]
+    assert fields.letter({"answer": 1}, "answer", options) == "(B)"  # the text A
+    assert fields.chosen("A", options) == "(B)"
+    assert fields.chosen("E", options) == "E"
+    assert fields.chosen("A", ["A", "A"]) == "A"  # dropped later, its options being repeated
+    assert [fields.bracketed(answer) for answer in ("A", "", "AB", "K", "A. red")] == ["(A)", "", "AB", "K", "A. red"]
+
+
 @pytest.mark.parametrize("index", [-1, 2, 1.0, True, "1", None])
 def test_a_letter_of_an_option_that_is_not_there(index):
     with pytest.raises(Unusable):

@@ -46,8 +46,8 @@ def test_scienceqa(read, write, tmp_path):
     options = {"problems": write("problems.json", problems), "images": tmp_path / "images"}
     offered, dropped = read("scienceqa", **options)
     assert [(raw.id, raw.answer, raw.answer_type) for raw in offered] == [
-        ("scienceqa-1", "A", "mc"),
-        ("scienceqa-4", "C", "mc"),
+        ("scienceqa-1", "(A)", "mc"),
+        ("scienceqa-4", "(C)", "mc"),
     ]
     assert offered[0].image == tmp_path / "images" / "train" / "1" / "image.png"
     assert offered[0].options == ("West Virginia", "Louisiana", "Arizona")
@@ -73,7 +73,7 @@ def test_m3cot(read, tmp_path):
     rows = [row, row | {"id": "2", "context": "On the moon.", "image": None}, row | {"id": "3", "choices": None}]
     (raw,), dropped = read("m3cot", path=parquet(tmp_path, rows))
     assert (raw.id, raw.image, raw.options) == ("m3cot-physical-commonsense-1", PNG, ("it falls", "it flies"))
-    assert (raw.answer, raw.answer_type, raw.solution) == ("A", "mc", "Gravity.")
+    assert (raw.answer, raw.answer_type, raw.solution) == ("(A)", "mc", "Gravity.")
     assert [drop.reason for drop in dropped] == ["no image", "entry lacks a field"]
 
 
@@ -90,7 +90,7 @@ def test_arxivqa(read, write, tmp_path):
     lines = [entry, entry | {"id": "2", "options": ["-"], "label": None}, entry | {"id": "3", "image": ""}]
     path = write("arxivqa.jsonl", "".join(f"{json.dumps(line)}\n" for line in lines) + '{"id": "4", "ima')
     (raw,), dropped = read("arxivqa", path=path, images=tmp_path)
-    assert (raw.id, raw.answer, raw.options[0]) == ("arxivqa-cond-mat-1", "B", "It rises.")
+    assert (raw.id, raw.answer, raw.options[0]) == ("arxivqa-cond-mat-1", "(B)", "It rises.")
     assert raw.image == tmp_path / "images" / "2211.02201_2.jpg"
     assert [drop.reason for drop in dropped] == ["entry lacks a field", "no image", "entry unreadable"]
 
@@ -119,7 +119,7 @@ def test_tabmwp(read, write, tmp_path):
     offered, dropped = read("tabmwp", **options)
     assert [(raw.id, raw.question, raw.options, raw.answer, raw.answer_type) for raw in offered] == [
         ("tabmwp-18", "How much money does Ben need? (Unit: $)", (), "1,250", "oe"),
-        ("tabmwp-34", "How much money does Ben need?", ("yes", "no"), "no", "mc"),
+        ("tabmwp-34", "How much money does Ben need?", ("yes", "no"), "(B)", "mc"),
     ]
     assert offered[0].image == tmp_path / "tables" / "18.png"
     assert [(drop.id, drop.reason) for drop in dropped] == [("tabmwp-35", "entry lacks a field")]
