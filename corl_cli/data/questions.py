@@ -143,6 +143,8 @@ def _choice(text: str, given: Sequence[str]) -> _Choice | None:
     if not options:
         return None
     if not _same(shown, options):
+        if _contradict(text, shown, options):
+            raise Unusable(UNCLEAR_OPTIONS)
         return _Choice(stem=text, options=options, text=_lettered(text, options))
     block = _marked(shown).search(text)
     if block is None:
@@ -160,6 +162,16 @@ def _is_meant(choice: _Choice, answer: str) -> bool:
 
 def _same(shown: Mapping[str, str], options: Mapping[str, str]) -> bool:
     return len(shown) == len(options) and all(plain(shown[letter]) == plain(options[letter]) for letter in options)
+
+
+def _contradict(text: str, shown: Mapping[str, str], given: Mapping[str, str]) -> bool:
+    """Whether a question shows other options than it is given, and not only speaks of panels (a) and (b).
+
+    Options are as many as those given, or share one with them, or stand on lines of their own.
+    """
+    if len(shown) == len(given) or {plain(option) for option in shown.values()} & {*map(plain, given.values())}:
+        return True
+    return bool(shown) and all(re.search(rf"^\W?{letter}\W", text, re.MULTILINE | re.IGNORECASE) for letter in shown)
 
 
 def _by_letter(given: Sequence[str]) -> dict[str, str]:

@@ -76,7 +76,12 @@ def test_options_inside_a_question_become_lettered_lines(question: str) -> None:
 def test_options_given_twice_are_shown_once() -> None:
     assert ask(PETS, "B", ("cat", "dog")).text == PETS
     assert ask("What is it?", "B", ("A. cat", "B) dog")).text == PETS
-    assert ask("red A green B?", "B", ("cat", "dog")).text == "red A green B?\nA. cat\nB. dog"
+    assert ask(PETS, "B", ("cat.", "Dog")).text == "What is it?\nA. cat.\nB. Dog"
+
+
+def test_panels_that_a_question_speaks_of_are_no_options() -> None:
+    asked = ask("Which of (a) the left and (b) the right is brighter?", "left", ("left", "right", "neither"))
+    assert asked.text.endswith("brighter?\nA. left\nB. right\nC. neither")
 
 
 def test_what_stands_behind_the_options_goes_before_them() -> None:
@@ -133,6 +138,14 @@ def test_an_item_for_drawing_only_asks_nothing() -> None:
         ({"question": "What?", "answer": "A", "options": ("cat. Please sit", "dog")}, "options cannot be told apart"),
         ({"question": "What?", "answer": "bird", "options": ("cat", "dog")}, "answer not among the options"),
         ({"question": "What?", "answer": "E", "options": ("cat", "dog")}, "answer not among the options"),
+        ({"question": PETS, "answer": "A", "options": ("dog", "cat")}, "options cannot be told apart"),
+        ({"question": PETS, "answer": "A", "options": ("dog", "cat", "bird")}, "options cannot be told apart"),
+        ({"question": PETS, "answer": "A", "options": ("bird", "fish", "ant")}, "options cannot be told apart"),
+        ({"question": PETS, "answer": "A", "options": ("bird", "fish")}, "options cannot be told apart"),
+        (
+            {"question": "Which?\nA. red\nB. green\nC. blue", "answer": "A", "options": ("green", "red", "blue")},
+            "options cannot be told apart",
+        ),
         ({"question": PETS, "answer": "bird"}, "answer not among the options"),
         ({"question": PETS, "answer": "A. dog"}, "answer not among the options"),
         ({"question": PETS, "answer": "A, B"}, "several answers"),
