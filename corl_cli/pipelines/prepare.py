@@ -213,7 +213,7 @@ def _made_order(folder: Path) -> Order:
 
 
 def _bind(recipe: Recipe) -> list[Source]:
-    return [sources.bind(spec, recipe.seed) for spec in recipe.prepare.sources]
+    return sources.bind_all(recipe.prepare.sources, recipe.seed)
 
 
 def _files(bound: Sequence[Source]) -> list[SourceFile]:

@@ -23,9 +23,15 @@ class Options(BaseModel):
 
 
 class Source(ABC):
-    """Offers items. The docstring says where the data comes from, its licence, its fields, and who established them."""
+    """Offers items. The docstring says where the data comes from, its licence, its fields, and who established them.
+
+    `label` begins every id and is the column `source`; `numbered` says that ids are places in a file, or numbers that
+    are given anew in every file, so that two sources of one label would give the same ids to different items.
+    """
 
     Options: ClassVar[type[BaseModel]] = Options
+    label: str = ""
+    numbered: ClassVar[bool] = False
 
     def __init__(self, options: BaseModel, seed: int) -> None:
         self.options, self.seed = options, seed
@@ -46,11 +52,9 @@ class Source(ABC):
 class Records(Source):
     """A source that is a sequence of records, each read on its own.
 
-    `label` begins every id and is the column `source`. The id of a record is its field `id_field`, or else its place in
-    the file.
+    The id of a record is its field `id_field`, or else its place in the file.
     """
 
-    label: str
     id_field: str = "id"
 
     @abstractmethod

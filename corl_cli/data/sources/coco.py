@@ -42,6 +42,7 @@ class Coco(Source):
 
     Options = CocoOptions
     options: CocoOptions
+    label = "coco"
 
     def files(self) -> list[Path]:
         files.folder(self.options.images, PAGE)
@@ -51,9 +52,9 @@ class Coco(Source):
         pictures, faults = read(self.options.captions)
         for key, picture in pictures.items():
             image = self.options.images / picture.file_name
-            yield Raw(id=f"coco-{key}", source="coco", image=image, captions=tuple(picture.captions))
+            yield Raw(id=f"{self.label}-{key}", source=self.label, image=image, captions=tuple(picture.captions))
         for place, reason in faults:
-            yield Dropped(id=f"coco-{place}", source="coco", reason=reason)
+            yield Dropped(id=f"{self.label}-{place}", source=self.label, reason=reason)
 
 
 def read(path: Path) -> tuple[dict[int, Picture], list[tuple[str, str]]]:

@@ -30,7 +30,7 @@ class GeomVerse(Records):
 
     Options = GeomVerseOptions
     options: GeomVerseOptions
-    label = "geomverse"
+    label, numbered = "geomverse", True
 
     def files(self) -> list[Path]:
         files.folder(self.options.images, PAGE)

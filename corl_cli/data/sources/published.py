@@ -32,7 +32,7 @@ class Published(Records):
 
     Options = PublishedOptions
     options: PublishedOptions
-    label, id_field = "x2x", "idx"
+    label, id_field, numbered = "x2x", "idx", True
 
     def files(self) -> list[Path]:
         path = Path(self.options.path).expanduser()

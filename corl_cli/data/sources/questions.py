@@ -52,7 +52,7 @@ class Questions(Records):
 
     Options = QuestionsOptions
     options: QuestionsOptions
-    id_field = "question_id"
+    id_field, numbered = "question_id", True
 
     def __init__(self, options: QuestionsOptions, seed: int) -> None:
         super().__init__(options, seed)

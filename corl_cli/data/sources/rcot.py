@@ -32,7 +32,7 @@ class RCot(Records):
 
     Options = RCotOptions
     options: RCotOptions
-    label = "rcot"
+    label, numbered = "rcot", True
 
     def files(self) -> list[Path]:
         files.folder(self.options.images, PAGE)

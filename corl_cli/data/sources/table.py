@@ -59,6 +59,7 @@ class Table(Records):
 
     Options = TableOptions
     options: TableOptions
+    numbered = True
 
     def __init__(self, options: TableOptions, seed: int) -> None:
         super().__init__(options, seed)

@@ -32,6 +32,7 @@ class World(Source):
 
     Options = WorldOptions
     options: WorldOptions
+    label = "world"
 
     def files(self) -> list[Path]:
         return []

@@ -3,7 +3,7 @@ import pytest
 from corl_cli.core import loader
 from corl_cli.core.errors import UsageError
 from corl_cli.core.recipe import SourceSpec
-from corl_cli.data.sources import SOURCES, bind, resolve
+from corl_cli.data.sources import SOURCES, bind, bind_all, resolve
 from corl_cli.data.sources.base import Source
 
 RECIPES = [name for name in loader.names() if name.startswith("prepare/")]
@@ -19,7 +19,36 @@ def test_every_registered_source_is_documented(name):
 @pytest.mark.parametrize("recipe", RECIPES)
 def test_every_shipped_recipe_binds_its_sources(recipe):
     loaded = loader.load(recipe)
-    assert [bind(spec, loaded.seed) for spec in loaded.prepare.sources]
+    assert bind_all(loaded.prepare.sources, loaded.seed)
+
+
+@pytest.mark.parametrize(
+    ("first", "second"),
+    [
+        ({"name": "table", "path": "a"}, {"name": "table", "path": "b"}),
+        ({"name": "table", "path": "a", "label": "x"}, {"name": "questions", "path": "b", "images": "b", "label": "x"}),
+        ({"name": "table", "path": "a", "label": "coco"}, {"name": "coco"}),
+        ({"name": "rcot"}, {"name": "rcot", "path": "b"}),
+        ({"name": "world"}, {"name": "world"}),
+    ],
+)
+def test_sources_whose_ids_would_be_the_same_are_refused(first, second):
+    specs = [SourceSpec(name="arxivqa"), SourceSpec(**first), SourceSpec(**second)]
+    with pytest.raises(UsageError, match="Sources 2 and 3 .* are both labelled"):
+        bind_all(specs, seed=0)
+
+
+@pytest.mark.parametrize(
+    ("first", "second"),
+    [
+        ({"name": "table", "path": "a"}, {"name": "table", "path": "a", "label": "b"}),
+        ({"name": "aokvqa"}, {"name": "aokvqa", "answers": "oe"}),
+        ({"name": "mavis"}, {"name": "mavis", "path": "b"}),
+        ({"name": "world"}, {"name": "world", "split": "test"}),
+    ],
+)
+def test_sources_whose_ids_differ_go_together(first, second):
+    assert len(bind_all([SourceSpec(**first), SourceSpec(**second)], seed=0)) == 2
 
 
 def test_a_name_that_does_not_exist_is_answered_with_the_nearest():
