@@ -7,6 +7,7 @@ from array import array
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from hashlib import blake2b
+from itertools import combinations
 from pathlib import Path
 from typing import Any, Literal, Protocol, get_args
 
@@ -56,7 +57,7 @@ class Progress(Protocol):
 def check(data: Data, progress: Progress | None = None) -> Report:
     """Read every row of every split of `data.path` once, whatever `data.split` says.
 
-    A row is named by its split and number. Memory is that of a batch of rows, and 40 bytes for each row (hashes of 64
+    A row is named by its split and number. Memory is that of a batch of rows, and 48 bytes for each row (hashes of 64
     bits, by which rows are compared). CorlError when nothing can be read.
     """
     if data.path == "world":
@@ -161,13 +162,14 @@ class _Findings:
 
 
 class _Seen:
-    """Hashes of all rows in order: of ids, images, looks (perceptual), questions, and questions with their answers.
+    """Hashes of all rows in order: of ids, images, questions, questions with their answers, and looks (perceptual).
 
     What a row lacks has a hash of its own, so that it equals nothing.
     """
 
     def __init__(self) -> None:
-        self.ids, self.images, self.looks, self.questions, self.answers = (array("Q") for _ in range(5))
+        self.ids, self.images, self.questions, self.answers = (array("Q") for _ in range(4))
+        self.looks, self.looked = array("Q"), array("Q")  # perceptual hashes, and the rows that they are of
         self.splits: list[tuple[str, int]] = []
         self.named = False
 
@@ -176,11 +178,13 @@ class _Seen:
 
     def add(self, name: str | None, image: str | None, look: str | None, question: str, answer: str) -> None:
         row = f"row {len(self.ids)}"
+        if look:
+            self.looks.append(int(look, 16))
+            self.looked.append(len(self.ids))
         self.named |= name is not None
         asked = (image, question) if image and question else (row,)
         self.ids.append(_hash(row) if name is None else _hash("id", name))
         self.images.append(_hash(image or row))
-        self.looks.append(_hash(look or row))
         self.questions.append(_hash(*asked))
         self.answers.append(_hash(*asked, answer))
 
@@ -230,13 +234,36 @@ def _check_together(seen: _Seen, found: _Findings) -> None:
         what = "the same question about the same image" if one_answer else "one question, one image, several answers"
         for row in rows[1:]:
             found.add(severity, what, f"{seen.place(rows[0])} = {seen.place(row)}")
+    shared: list[int] = []
     for rows in _equal(seen.images):
         if other := _elsewhere(seen, rows):
+            shared += rows
             found.add("fault", "the same image in several splits", f"{seen.place(rows[0])} = {seen.place(other)}")
-    for rows in _equal(seen.looks):
-        if (other := _elsewhere(seen, rows)) and len({seen.images[row] for row in rows}) > 1:
-            what = "images of several splits that look alike"
-            found.add("remark", what, f"{seen.place(rows[0])} ~ {seen.place(other)}")
+    for row, other in _alike_elsewhere(seen, shared):
+        found.add("remark", "images of several splits that look alike", f"{seen.place(row)} ~ {seen.place(other)}")
+
+
+def _alike_elsewhere(seen: _Seen, shared: list[int]) -> list[tuple[int, int]]:
+    """For each look of a later split that an earlier one has too, or nearly, a row of each; none of those `shared`."""
+    import numpy
+
+    from corl_cli.data.lookalikes import ALIKE, near
+
+    rows = numpy.frombuffer(seen.looked, numpy.int64)
+    own = ~numpy.isin(rows, shared)
+    rows, looks = rows[own], numpy.frombuffer(seen.looks, numpy.uint64)[own]
+    looks, of = numpy.unique(looks, return_inverse=True)
+    split = numpy.searchsorted([start for _, start in seen.splits], rows, side="right") - 1
+    first = numpy.full((len(seen.splits), len(looks)), -1)  # row of each split and look
+    first[split[::-1], of[::-1]] = rows[::-1]
+    same, (one, other) = numpy.arange(len(looks)), near(looks, ALIKE)
+    left, right = numpy.concatenate([same, one, other]), numpy.concatenate([same, other, one])
+    alike: dict[int, int] = {}
+    for earlier, later in combinations(first, 2):
+        both = numpy.flatnonzero((earlier[left] >= 0) & (later[right] >= 0))
+        for row, its in zip(earlier[left[both]].tolist(), later[right[both]].tolist(), strict=True):
+            alike[its] = min(row, alike.get(its, row))
+    return [(row, its) for its, row in sorted(alike.items())]
 
 
 def _elsewhere(seen: _Seen, rows: list[int]) -> int | None:

@@ -20,7 +20,7 @@ def test_check_of_a_sound_set(built_set):
     result = corl("check", built_set())
     assert result.exit_code == 0, result.output
     assert "(12 train, 4 test): no fault." in " ".join(result.stderr.split())
-    assert not result.stdout
+    assert "fault" not in result.stdout  # drawings of the world may look alike: a remark
 
 
 def test_check_exits_1_when_there_are_faults(built_set):
@@ -34,7 +34,7 @@ def test_check_exits_1_when_there_are_faults(built_set):
     found = json.loads(result.stdout)
     assert found["rows"] == {"train": 12, "test": 4}
     assert found["sound"] is False
-    assert found["findings"] == [
+    assert [each for each in found["findings"] if each["severity"] == "fault"] == [
         {"severity": "fault", "what": "no answer", "count": 2, "examples": ["train 2", "test 2"]}
     ]
     table = corl("check", folder)

@@ -17,13 +17,18 @@ MC = {"prompt": "a cat", "question": "What?\nA. cat\nB. dog", "answer": "A", "an
 OE = {"prompt": "a cat", "question": "What is it?", "answer": "cat", "answer_type": "oe"}
 
 
+ALIKE = "images of several splits that look alike"
+OF_THE_WORLD = ("remark", 1, ["train 2 ~ test 0"])  # simple drawings: these two differ in 4 bits
+
+
 def report(path, **data):
     return check(Data(path=str(path), **data))
 
 
 def found(path, **data):
-    """{what: (severity, count, examples)}."""
-    return {each.what: (each.severity, each.count, each.examples) for each in report(path, **data).findings}
+    """{what: (severity, count, examples)}, without what the set has by nature."""
+    findings = {each.what: (each.severity, each.count, each.examples) for each in report(path, **data).findings}
+    return {what: finding for what, finding in findings.items() if (what, finding) != (ALIKE, OF_THE_WORLD)}
 
 
 def at(split, number, **values):
@@ -45,7 +50,11 @@ def picture(shade=0, size=(32, 32)):
 
 def test_a_sound_set(built_set):
     sound = report(built_set())
-    assert (sound.rows, sound.findings, sound.unchecked) == ({"train": 12, "test": 4}, [], [])
+    assert (sound.rows, [each.what for each in sound.findings], sound.unchecked) == (
+        {"train": 12, "test": 4},
+        [ALIKE],
+        [],
+    )
     assert sound.sound
 
 
@@ -138,7 +147,20 @@ def test_images_that_leak_into_another_split(built_set):
 
     findings = found(built_set(change))
     assert findings["the same image in several splits"] == ("fault", 1, ["train 1 = test 1"])
-    assert findings["images of several splits that look alike"] == ("remark", 1, ["train 1 ~ test 1"])
+    assert findings[ALIKE] == ("remark", 1, ["train 2 ~ test 2"])
+
+
+@pytest.mark.parametrize(("bits", "remarks"), [(0, 1), (4, 1), (5, 0)])
+def test_images_are_alike_that_the_builder_would_keep_together(bits, remarks):
+    from corl_cli.data.check import _alike_elsewhere, _Seen
+
+    seen, look = _Seen(), 0xFEDCBA9876543210
+    for split, image, its in (("train", "a", 3), ("train", "b", look), ("test", "c", look ^ (1 << bits) - 1)):
+        if split not in dict(seen.splits):
+            seen.begin(split)
+        seen.add(None, image, f"{its:016x}", "", "")
+    assert _alike_elsewhere(seen, []) == [(1, 2)] * remarks
+    assert _alike_elsewhere(seen, [1]) == []
 
 
 def test_files_that_are_not_those_of_the_manifest(built_set):
