@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Annotated, Any, ClassVar
 
@@ -44,6 +44,13 @@ class Source(ABC):
         short) stops the build before it starts.
         """
 
+    def fingerprint(self) -> str:
+        """What tells that the items come from other data where `files` cannot, because these are too many to hash.
+
+        Empty where `files` are all that matters; called before `items`, as often as `files`.
+        """
+        return ""
+
     @abstractmethod
     def items(self) -> Iterator[Raw | Dropped]:
         """Every item in a fixed order, streamed where the format allows; an entry that cannot be read is a Dropped."""
@@ -62,18 +69,26 @@ class Records(Source):
         """The records in order, whatever they are; CorlError when the file itself is damaged."""
 
     @abstractmethod
-    def read(self, name: str, record: Record) -> Iterator[Raw]:
-        """The items of one record, most often one, whose ids begin with `name`; Unusable when there is none."""
+    def read(self, name: str, record: Record) -> Iterator[Raw | Dropped]:
+        """The items of one record, most often one, whose ids begin with `name`; Unusable when there is none.
+
+        A record of several calls `attempt` for each, so that none is lost for another's fault.
+        """
 
     def items(self) -> Iterator[Raw | Dropped]:
         for number, record in enumerate(self.records()):
-            name = self.name(number, record)
-            try:
-                if not isinstance(record, dict):
-                    raise Unusable(UNREADABLE)
-                yield from self.read(name, record)
-            except Unusable as fault:
-                yield Dropped(id=name, source=self.label, reason=str(fault))
+            yield from self.attempt(self.name(number, record), record, self.read)
+
+    def attempt(
+        self, name: str, record: Any, read: Callable[[str, Record], Iterator[Raw | Dropped]]
+    ) -> Iterator[Raw | Dropped]:
+        """What `read` makes of a record; a Dropped of this name where it is unusable."""
+        try:
+            if not isinstance(record, dict):
+                raise Unusable(UNREADABLE)
+            yield from read(name, record)
+        except Unusable as fault:
+            yield Dropped(id=name, source=self.label, reason=str(fault))
 
     def name(self, number: int, record: Any) -> str:
         """The id of the record at this place."""

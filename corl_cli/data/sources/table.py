@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterator
+from hashlib import blake2b
 from pathlib import Path
 from typing import Any
 
@@ -27,6 +28,7 @@ COLUMNS = {  # what the columns of a table are called when the recipe does not s
 }
 TABLES = (".csv", ".tsv", ".jsonl", ".json", ".parquet")
 IMAGES = (".jpg", ".jpeg", ".png", ".webp", ".bmp", ".gif", ".tif", ".tiff")
+CAPTIONS = ".txt"  # of a file beside an image, a caption a line
 PAGE = "where it came from"
 
 
@@ -72,6 +74,17 @@ class Table(Records):
             files.folder(self.options.images, PAGE)
         table = self._table()
         return [files.annotation(table, PAGE)] if table else []
+
+    def fingerprint(self) -> str:
+        """Of a folder without a table: a hash of the names and sizes of its images and of their captions."""
+        if self._table():
+            return ""
+        digest = blake2b(digest_size=16)
+        for path in _walk(self.options.path):
+            if path.suffix.lower() in (*IMAGES, CAPTIONS):
+                name = os.fsencode(path.relative_to(self.options.path).as_posix())
+                digest.update(b"%s\0%d\n" % (name, path.stat().st_size))
+        return digest.hexdigest()
 
     def records(self) -> Iterator[Any]:
         table = self._table()
@@ -131,16 +144,20 @@ class Table(Records):
 
 def _pictures(folder: Path) -> Iterator[Record]:
     """The images of a folder and of those in it, with their captions, in the order of names."""
+    for path in _walk(folder):
+        if path.suffix.lower() in IMAGES:
+            yield {
+                "id": path.relative_to(folder).as_posix(),
+                "image": str(path.relative_to(folder)),
+                "prompt": _captions(path.with_suffix(CAPTIONS)),
+            }
+
+
+def _walk(folder: Path) -> Iterator[Path]:
+    """The files of a folder and of those in it, in the order of names."""
     for root, folders, names in os.walk(folder):
         folders.sort()
-        for name in sorted(names):
-            path = Path(root, name)
-            if path.suffix.lower() in IMAGES:
-                yield {
-                    "id": path.relative_to(folder).as_posix(),
-                    "image": str(path.relative_to(folder)),
-                    "prompt": _captions(path.with_suffix(".txt")),
-                }
+        yield from (Path(root, name) for name in sorted(names))
 
 
 def _captions(path: Path) -> list[str]:

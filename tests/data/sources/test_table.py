@@ -5,6 +5,8 @@ import pyarrow.parquet as pq
 import pytest
 
 from corl_cli.core.errors import CorlError, UsageError
+from corl_cli.core.recipe import SourceSpec
+from corl_cli.data.sources import bind
 
 
 def summary(raws):
@@ -24,6 +26,24 @@ def test_a_folder_of_images_with_captions_beside_them(read, write, tmp_path):
     ]
     assert offered[2].image == tmp_path / "pets" / "more" / "c.webp"
     assert not dropped
+
+
+def test_the_fingerprint_of_a_folder_tells_every_change_that_items_come_from(write, tmp_path):
+    def fingerprint():
+        return bind(SourceSpec(name="table", path=tmp_path / "pets"), seed=0).fingerprint()
+
+    write("pets/a.png", "1")
+    found = [fingerprint()]
+    for name, content in [("b.png", "1"), ("a.png", "12"), ("a.txt", "A cat."), ("more/c.png", "1")]:
+        write(f"pets/{name}", content)
+        found.append(fingerprint())
+    (tmp_path / "pets" / "b.png").rename(tmp_path / "pets" / "c.png")
+    found.append(fingerprint())
+    assert len(set(found)) == len(found)
+    write("pets/notes.md", "no image")
+    assert fingerprint() == found[-1]
+    write("pets/metadata.csv", "file_name,text\n")
+    assert fingerprint() == ""  # the table is hashed itself
 
 
 def test_an_image_folder_with_metadata_as_datasets_has_it(read, write, tmp_path):
