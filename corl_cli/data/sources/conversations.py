@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 from corl_cli.data.items import Unusable
@@ -17,20 +17,29 @@ _CHOICES = re.compile(r"(?:^|\s)Choices:\s*")
 _ANSWER = re.compile(r"(?:\bAnswer\s*:|\b[Tt]he (?:final |correct )?answer is:?)\s*")
 
 
-def turns(conversation: Any) -> Iterator[tuple[str, str]]:
-    """Every question with its answer, image placeholders gone; Unusable when the turns are no such pairs.
+def split(record: Mapping[str, Any]) -> Iterator[dict[str, Any]]:
+    """A record for every pair of turns, the rest of it as it was; Unusable when it holds no conversation."""
+    conversation = record.get("conversations")
+    if not isinstance(conversation, list):
+        raise Unusable(INCOMPLETE)
+    turns = [turn for turn in conversation if not _is_system(turn)]
+    if not turns:
+        raise Unusable(INCOMPLETE)
+    for start in range(0, len(turns), 2):
+        yield {**record, "conversations": turns[start : start + 2]}
+
+
+def exchange(pair: Sequence[Any]) -> tuple[str, str]:
+    """The question and the answer of a pair of turns, image placeholders gone; Unusable when it is no such pair.
 
     Speakers are `from` and `value` with human and gpt (LLaVA), or `role` and `content` with user and assistant.
     """
-    if not isinstance(conversation, list):
+    if len(pair) != 2:
         raise Unusable(INCOMPLETE)
-    said = [_said(turn) for turn in conversation if not _is_system(turn)]
-    if not said or len(said) % 2:
+    (asker, question), (answerer, answer) = map(_said, pair)
+    if asker not in ASKING or answerer not in ANSWERING:
         raise Unusable(INCOMPLETE)
-    for (asker, question), (answerer, answer) in zip(said[::2], said[1::2], strict=True):
-        if asker not in ASKING or answerer not in ANSWERING:
-            raise Unusable(INCOMPLETE)
-        yield _PLACEHOLDER.sub("", question).strip(), answer.strip()
+    return _PLACEHOLDER.sub("", question).strip(), answer.strip()
 
 
 def bare(question: str) -> tuple[str, tuple[str, ...]]:

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from corl_cli.core.types import AnswerType
-from corl_cli.data.items import Raw
+from corl_cli.data.items import Dropped, Raw
 from corl_cli.data.sources import conversations, files
 from corl_cli.data.sources.base import Options, Place, Record, Records
 from corl_cli.data.sources.fields import image
@@ -45,20 +45,25 @@ class Mavis(Records):
     def name(self, number: int, record: Any) -> str:
         return f"{self.label}-{self.options.path.stem}-{number}"
 
-    def read(self, name: str, record: Record) -> Iterator[Raw]:
-        for turn, (asked, reply) in enumerate(conversations.turns(record.get("conversations"))):
-            question, options = conversations.bare(asked)
-            kind: AnswerType = "mc" if options else "oe"
-            if self.options.answers not in (None, kind):
-                continue
-            reasoning, answer = conversations.final(reply)
-            yield Raw(
-                id=f"{name}-{turn}",
-                source=self.label,
-                image=image(record, "image", self.options.path),
-                question=question,
-                options=options,
-                answer=answer,
-                solution=reasoning,
-                answer_type=kind,
-            )
+    def read(self, name: str, record: Record) -> Iterator[Raw | Dropped]:
+        for turn, one in enumerate(conversations.split(record)):
+            yield from self.attempt(f"{name}-{turn}", one, self._exchange)
+
+    def _exchange(self, name: str, record: Record) -> Iterator[Raw]:
+        """The item of one pair of turns; none where its answer type is not asked for."""
+        asked, reply = conversations.exchange(record["conversations"])
+        question, options = conversations.bare(asked)
+        kind: AnswerType = "mc" if options else "oe"
+        if self.options.answers not in (None, kind):
+            return
+        reasoning, answer = conversations.final(reply)
+        yield Raw(
+            id=name,
+            source=self.label,
+            image=image(record, "image", self.options.path),
+            question=question,
+            options=options,
+            answer=answer,
+            solution=reasoning,
+            answer_type=kind,
+        )

@@ -8,7 +8,7 @@ from typing import Any
 
 from pydantic import Field
 
-from corl_cli.data.items import Raw, Unusable
+from corl_cli.data.items import Dropped, Raw, Unusable
 from corl_cli.data.sources import coco, conversations, files
 from corl_cli.data.sources.base import Options, Place, Record, Records
 from corl_cli.data.sources.fields import (
@@ -69,21 +69,28 @@ class Questions(Records):
         self.album = coco.Album(self.options.captions) if self.options.captions else None
         return files.records(self.options.path, PAGE)
 
-    def read(self, name: str, record: Record) -> Iterator[Raw]:
+    def read(self, name: str, record: Record) -> Iterator[Raw | Dropped]:
+        if "conversations" not in record:
+            yield from self._question(name, record)
+            return
+        for turn, one in enumerate(conversations.split(record)):
+            yield from self.attempt(f"{name}-{turn}", one, self._question)
+
+    def _question(self, name: str, record: Record) -> Iterator[Raw]:
         image, captions = self._picture(record)
+        question, answer = _asked(record)
         options = next((texts(record, key) for key in ("options", "choices") if record.get(key)), ())
-        for turn, (question, answer) in enumerate(_pairs(record)):
-            yield Raw(
-                id=f"{name}-{turn}" if "conversations" in record else name,
-                source=self.label,
-                image=image,
-                captions=captions,
-                question=question,
-                options=unlettered(options),
-                answer=answer,
-                solution=optional(record, "rationale"),
-                answer_type=answer_type(record, "answer_type"),
-            )
+        yield Raw(
+            id=name,
+            source=self.label,
+            image=image,
+            captions=captions,
+            question=question,
+            options=unlettered(options),
+            answer=answer,
+            solution=optional(record, "rationale"),
+            answer_type=answer_type(record, "answer_type"),
+        )
 
     def _picture(self, record: Record) -> tuple[Path, tuple[str, ...]]:
         """The image of a record and its captions."""
@@ -98,13 +105,13 @@ class Questions(Records):
         return self.options.images / named, several(record, "captions") or several(record, "caption")
 
 
-def _pairs(record: Record) -> Iterator[tuple[str, str]]:
+def _asked(record: Record) -> tuple[str, str]:
+    """The question of a record, and its answer."""
     if "conversations" in record:
-        yield from conversations.turns(record["conversations"])
-    elif "answers" in record and "answer" not in record:
-        yield text(record, "question"), majority(_answers(record["answers"]))
-    else:
-        yield text(record, "question"), text(record, "answer")
+        return conversations.exchange(record["conversations"])
+    if "answers" in record and "answer" not in record:
+        return text(record, "question"), majority(_answers(record["answers"]))
+    return text(record, "question"), text(record, "answer")
 
 
 def _answers(given: Any) -> tuple[str, ...]:

@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from corl_cli.data.items import Raw, Unusable
+from corl_cli.data.items import Dropped, Raw, Unusable
 from corl_cli.data.sources import conversations, files
 from corl_cli.data.sources.base import Options, Place, Record, Records
 from corl_cli.data.sources.fields import NO_IMAGE
@@ -44,21 +44,24 @@ class RCot(Records):
     def name(self, number: int, record: Any) -> str:
         return f"{self.label}-{number}"
 
-    def read(self, name: str, record: Record) -> Iterator[Raw]:
-        image = self.options.images / _below(record.get("image"))
-        for turn, (asked, reply) in enumerate(conversations.turns(record.get("conversations"))):
-            question, options = conversations.bare(asked)
-            reasoning, answer = conversations.final(reply)
-            yield Raw(
-                id=f"{name}-{turn}",
-                source=self.label,
-                image=image,
-                question=question,
-                options=options,
-                answer=answer,
-                solution=reasoning,
-                answer_type="mc" if options else None,
-            )
+    def read(self, name: str, record: Record) -> Iterator[Raw | Dropped]:
+        for turn, one in enumerate(conversations.split(record)):
+            yield from self.attempt(f"{name}-{turn}", one, self._exchange)
+
+    def _exchange(self, name: str, record: Record) -> Iterator[Raw]:
+        asked, reply = conversations.exchange(record["conversations"])
+        question, options = conversations.bare(asked)
+        reasoning, answer = conversations.final(reply)
+        yield Raw(
+            id=name,
+            source=self.label,
+            image=self.options.images / _below(record.get("image")),
+            question=question,
+            options=options,
+            answer=answer,
+            solution=reasoning,
+            answer_type="mc" if options else None,
+        )
 
 
 def _below(image: Any) -> str:

@@ -49,6 +49,17 @@ def test_llava_conversations_are_a_question_for_every_pair_of_turns(read, write,
     assert {len(raw.captions) for raw in offered} == {2}
 
 
+def test_a_bad_turn_is_dropped_by_itself(read, write, images):
+    turns = [*pair("One?", "1"), {"from": "human", "value": "Two?"}, {"from": "gpt"}, *pair("Three?", "3")]
+    entries = [{"image": "a.jpg", "conversations": [*turns, {"from": "human", "value": "Four?"}]}]
+    offered, dropped = read("questions", path=write("llava.json", entries), images=images)
+    assert [(raw.id, raw.answer) for raw in offered] == [("questions-0-0", "1"), ("questions-0-2", "3")]
+    assert [(drop.id, drop.reason) for drop in dropped] == [
+        ("questions-0-1", "entry lacks a field"),
+        ("questions-0-3", "entry lacks a field"),
+    ]
+
+
 def test_captions_are_found_by_image_id_or_by_file_name(read, write, coco):
     ask = {"question": "What?", "answer": "this"}
     entries = [ask | {"image_id": 397133}, ask | {"image_id": "397133"}, ask | {"image": "val2017/000000397133.jpg"}]

@@ -160,6 +160,21 @@ def test_rcot(read, write, tmp_path):
     assert [drop.reason for drop in dropped] == ["no final answer", "no image"]
 
 
+@pytest.mark.parametrize("name", ["rcot", "mavis"])
+def test_a_turn_without_a_final_answer_is_dropped_by_itself(read, write, tmp_path, name):
+    turns = []
+    for reply in ("Answer: 8", "It is long.", "Answer: 9"):
+        turns += [{"from": "human", "value": "How long?"}, {"from": "gpt", "value": reply}]
+    (tmp_path / "GeoMM").mkdir()
+    if name == "rcot":
+        path = write("GeoMM.json", [{"image": ["GeoMM/1.png"], "conversations": turns}])
+        offered, dropped = read(name, path=path, images=tmp_path / "GeoMM")
+    else:
+        offered, dropped = read(name, path=parquet(tmp_path / "set", [{"image": IMAGE, "conversations": turns}]))
+    assert [(raw.id[-4:], raw.answer) for raw in offered] == [("-0-0", "8"), ("-0-2", "9")]
+    assert [(drop.id[-4:], drop.reason) for drop in dropped] == [("-0-1", "no final answer")]
+
+
 def test_mavis(read, tmp_path):
     def row(asked, reply):
         turns = [{"from": "human", "value": f"<image>\n{asked}"}, {"from": "gpt", "value": reply}]
