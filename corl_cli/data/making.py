@@ -30,7 +30,7 @@ def make(raw: Raw, prepare: Prepare) -> Kept | Dropped:
             raise Unusable(fault)
     except Unusable as fault:
         return Dropped(id=raw.id, source=raw.source, reason=str(fault))
-    path = _path(raw.image)
+    path = _path(raw.image, absolute=prepare.images == "paths")
     elsewhere = prepare.images == "paths" and path and picture.as_is
     return Kept(
         id=raw.id,
@@ -66,7 +66,10 @@ def _prompt(raw: Raw, matter: str, prepare: Prepare) -> tuple[str, float]:
     return passed[index], coverage
 
 
-def _path(image: Path | bytes) -> str:
-    """Where an image came from; empty for bytes, and for a name that is no text, whose image is stored instead."""
-    path = str(image) if isinstance(image, Path) else ""
+def _path(image: Path | bytes, *, absolute: bool) -> str:
+    """Where an image came from, `absolute` where a reader will look for it there, from whatever folder.
+
+    Empty for bytes, and for a name that is no text, whose image is stored instead.
+    """
+    path = str(image.resolve() if absolute else image) if isinstance(image, Path) else ""
     return path if path.encode(errors="ignore").decode() == path else ""

@@ -68,6 +68,13 @@ def test_paths_hold_no_bytes_unless_the_file_must_be_changed(tmp_path: Path) -> 
     assert kept(item(), images="paths").image == encoded()  # bytes have no path
 
 
+def test_a_stored_path_is_found_from_any_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "raw.png").write_bytes(encoded())
+    monkeypatch.chdir(tmp_path)
+    assert kept(item(image=Path("raw.png")), images="paths").path == str(tmp_path.resolve() / "raw.png")
+    assert kept(item(image=Path("raw.png"))).path == "raw.png"  # where bytes are stored, no place of a machine is
+
+
 def test_names_that_no_file_can_hold_are_mended(tmp_path: Path) -> None:
     path = Path(f"{tmp_path}/\udcff.png")
     path.write_bytes(encoded())
