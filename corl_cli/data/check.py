@@ -19,6 +19,7 @@ from corl_cli.data.items import Unusable
 from corl_cli.data.triplets import COLUMNS
 from corl_cli.scoring import answers, choices
 from corl_cli.scoring.notation import plain
+from corl_cli.scoring.words import gist
 
 EXAMPLES = 3  # of each finding
 Severity = Literal["fault", "remark"]
@@ -209,7 +210,7 @@ def _check_row(row: Mapping[str, Any], place: str, found: _Findings, seen: _Seen
         image, look = _identity(row["image"])
     except Unusable as error:
         found.add("fault", str(error), place)
-    seen.add(row["id"], image, look, row["question"].strip(), plain(row["answer"][: answers.MAX_CHARS]))
+    seen.add(row["id"], image, look, row["question"].strip(), gist(row["answer"][: answers.MAX_CHARS]))
 
 
 def _identity(stored: Any) -> tuple[str, str]:

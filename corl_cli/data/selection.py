@@ -15,6 +15,7 @@ from corl_cli.core.recipe import Prepare
 from corl_cli.data.lookalikes import ALIKE, groups, lookalikes
 from corl_cli.data.triplets import is_held_out
 from corl_cli.scoring.choices import read_options
+from corl_cli.scoring.words import gist
 
 KEPT = 0
 REASONS = (
@@ -55,7 +56,8 @@ Mask = NDArray[np.bool_]
 def remember(row: Mapping[str, Any], source: int, seed: int) -> tuple[Any, ...]:
     """What is remembered of a row (of the columns READ), in the order of ROW.
 
-    Two questions are the same when their words and options are, in any order of the options.
+    Two questions are the same when their words and options are, in any order of the options; two answers when they have
+    one gist ("a cat", "Cat.").
     """
     is_mc = row["answer_type"] == "mc"
     options = read_options(row["question"]) if is_mc else {}
@@ -69,7 +71,7 @@ def remember(row: Mapping[str, Any], source: int, seed: int) -> tuple[Any, ...]:
         int(row["digest"], 16),
         int(row["phash"], 16),
         _hash(*asked),
-        _hash(_words(options.get(row["answer"], row["answer"]))),
+        _hash(gist(options.get(row["answer"], row["answer"]))),
         _hash(str(seed), row["id"]),
         (MC if is_mc else OE) if row["question"] else DRAWING,
         ord(row["answer"][0]) if is_mc and row["answer"] else 0,

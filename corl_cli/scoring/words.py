@@ -105,6 +105,14 @@ def same_answer(question: str, gold: str, answer: str) -> tuple[bool, str]:
     return _same_mathematics(question, *(equations if all("=" in text for text in equations) else (wanted, bare)))
 
 
+def gist(text: str) -> str:
+    """A short answer in normal form, without articles: "Two grey cats." and "the 2 gray cats" alike; case is ignored.
+
+    By it answers can be hashed. `same_answer` accepts more, for it knows the question.
+    """
+    return " ".join(_content(_words(plain(text)))) or plain(text)
+
+
 def _of_different_unknowns(wanted: str, said: str) -> bool:
     """Whether both texts begin with "x =", of two letters."""
     ours, theirs = _UNKNOWN.match(wanted), _UNKNOWN.match(said)

@@ -133,7 +133,7 @@ def test_a_question_asked_again_of_the_same_image(built_set):
 def test_a_question_with_one_answer_given_twice(built_set):
     def change(split, number, row):
         if split == "train" and number in (1, 2):
-            row |= {"image": picture(), **OE}
+            row |= {"image": picture(), **OE, "answer": "grey" if number == 1 else "Gray."}
 
     assert found(built_set(change)) == {"the same question about the same image": ("remark", 1, ["train 1 = train 2"])}
 

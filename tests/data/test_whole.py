@@ -83,6 +83,24 @@ def test_contradicting_answers_all_go():
     assert kept == ["kept", "kept", "duplicate question", "duplicate question"]
 
 
+@pytest.mark.parametrize(
+    ("one", "other", "same"),
+    [
+        ("Gray", "grey", True),
+        ("a cat", "cat.", True),
+        ("3", "three", True),
+        ("cat", "dog", False),
+        ("cat", "not a cat", False),
+        ("3", "30", False),
+        ("?", "-", False),
+    ],
+)
+def test_equal_answers_do_not_contradict(one, other, same):
+    asked = {"digest": "c" * 16, "question": "what?"}
+    rows = [row(1, **asked, answer=one), row(2, **asked, answer=other)]
+    assert judge(rows) == (["kept", "duplicate question"] if same else ["contradicting answers"] * 2)
+
+
 def test_options_in_another_order_are_the_same_question():
     one = {"digest": "d" * 16, "answer_type": "mc"}
     first = row(1, **one, question="which?\nA. red\nB. blue", answer="A")
