@@ -164,7 +164,7 @@ def _beyond_letters(rows: Index) -> Mask:
 
 
 def _beyond_share(rows: Index, share: float) -> Mask:
-    """Multiple-choice or open-ended questions beyond the share; as few as can be."""
+    """Multiple-choice or open-ended questions beyond the share; as few as can be, and of all letters alike."""
     mc, oe = (np.flatnonzero(rows["kind"] == kind) for kind in (MC, OE))
     if not len(mc) or not len(oe):
         raise CorlError(
@@ -173,14 +173,25 @@ def _beyond_share(rows: Index, share: float) -> Mask:
         )
     ratio = share / (1 - share)
     beyond = np.zeros(len(rows), bool)
-    beyond[_drawn(rows, mc)[max(1, round(len(oe) * ratio)) :]] = True
-    beyond[_drawn(rows, oe)[max(1, round(len(mc) / ratio)) :]] = True
+    beyond[_spread(rows, mc)[max(1, round(len(oe) * ratio)) :]] = True
+    beyond[_spread(rows, oe)[max(1, round(len(mc) / ratio)) :]] = True
     return beyond
 
 
 def _drawn(rows: Index, chosen: NDArray[np.intp]) -> NDArray[np.intp]:
     """Rows in an order that the seed and their ids decide, not that of arrival."""
     return chosen[np.lexsort((chosen, rows["lot"][chosen]))]
+
+
+def _spread(rows: Index, chosen: NDArray[np.intp]) -> NDArray[np.intp]:
+    """Rows as drawn, but so that the first of them, however many, have right letters in the shares of all."""
+    drawn = _drawn(rows, chosen)
+    place = np.empty(len(drawn))
+    strata = rows["options"][drawn].astype(int) * 256 + rows["letter"][drawn]
+    for stratum in np.unique(strata):
+        of = np.flatnonzero(strata == stratum)
+        place[of] = (np.arange(len(of)) + 0.5) / len(of)
+    return drawn[np.argsort(place, kind="stable")]
 
 
 def _words(text: str) -> str:

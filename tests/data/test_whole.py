@@ -229,6 +229,16 @@ def test_types_are_evened_out_to_the_share(many, few, share):
     assert reasons[-1] == "kept", "what has no question has no type"
 
 
+@pytest.mark.parametrize(("few", "letters"), [(100, [25, 25, 25, 25]), (42, [10, 10, 11, 11])])
+def test_types_are_evened_out_without_undoing_the_letters(few, letters):
+    rows = [mc(number, "ABCD"[number % 4]) for number in range(300)] + [mc(300 + number, "A") for number in range(9)]
+    rows += [row(400 + number) for number in range(few)]
+    reasons = judge(rows, balance={"letters": True, "mc_share": 0.5})
+    kept = Counter(one["answer"] for one, why in zip(rows, reasons, strict=True) if why == "kept")
+    assert kept.pop("two") == few
+    assert sorted(kept.values()) == letters
+
+
 def test_a_share_of_one_type_only_is_refused():
     with pytest.raises(CorlError, match="0 multiple-choice and 2 open-ended"):
         judge([row(1), row(2)], balance={"mc_share": 0.5})
