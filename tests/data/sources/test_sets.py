@@ -233,3 +233,22 @@ def test_the_world_offers_what_it_trains_on(read):
         (t.id, t.prompt, t.question, t.answer, t.answer_type) for t in WorldTriplets("train", 6, seed=3)
     ]
     assert read("world", size=2)[0][0].id == "world-train-0-0"  # the recipe's seed
+
+
+def test_the_world_offers_as_many_different_items_as_wanted(read):
+    offered, dropped = read("world", size=2000)
+    assert not dropped
+    asked = {(raw.image, raw.question.split("?")[0], frozenset(raw.question.split("?")[1].split())) for raw in offered}
+    assert len(offered) == len({raw.id for raw in offered}) == len(asked) == 2000
+    assert offered[:300] == read("world", size=300)[0]
+    assert offered[-1].id != "world-train-0-1999"  # there were repeats
+
+
+def test_the_world_says_when_it_has_no_more(read, monkeypatch):
+    from corl_cli.data.sources import world
+
+    monkeypatch.setattr(world, "PATIENCE", 0)
+    offered, (last,) = read("world", size=3000)
+    assert 0 < len(offered) < 3000
+    assert (last.source, last.reason) == ("world", "no further scene")
+    assert last.id not in {raw.id for raw in offered}
