@@ -11,7 +11,7 @@ from corl_cli.core.errors import CorlError
 from corl_cli.data.items import Dropped, Raw
 from corl_cli.data.sources import files
 from corl_cli.data.sources.base import Options, Place, Source
-from corl_cli.data.sources.fields import INCOMPLETE, UNREADABLE
+from corl_cli.data.sources.fields import INCOMPLETE, LISTED_TWICE, UNREADABLE
 
 PAGE = "https://cocodataset.org/#download"
 ANNOTATIONS = Path("data/raw/coco/annotations/captions_train2017.json")
@@ -73,6 +73,8 @@ def read(path: Path) -> tuple[dict[int, Picture], list[tuple[str, str]]]:
         match image:
             case {"id": int(key), "file_name": str(name)} if name and key not in pictures:
                 pictures[key] = Picture(name)
+            case {"id": int(key), "file_name": str()} if key in pictures:
+                faults.append((f"images-{number}", LISTED_TWICE))
             case _:
                 faults.append((f"images-{number}", INCOMPLETE if isinstance(image, dict) else UNREADABLE))
     for annotation in annotations:

@@ -6,24 +6,34 @@ import math
 import re
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from itertools import zip_longest
 from pathlib import Path
 from typing import Any, get_args
 
 from corl_cli.core.types import AnswerType
 from corl_cli.data.items import Unusable
+from corl_cli.data.questions import SEVERAL_ANSWERS
 from corl_cli.scoring.choices import LETTERS
 
 UNREADABLE = "entry unreadable"
 INCOMPLETE = "entry lacks a field"
 NO_IMAGE = "no image"
+LISTED_TWICE = "image listed twice"
 NOT_ANNOTATED = "image not in the annotations"
 DISAGREEMENT = "answers disagree"
 NO_FINAL_ANSWER = "no final answer"
 UNKNOWN_TYPE = "unknown answer type"
 
-REASONS = (UNREADABLE, INCOMPLETE, NO_IMAGE, NOT_ANNOTATED, DISAGREEMENT, NO_FINAL_ANSWER, UNKNOWN_TYPE)
-
+REASONS = (
+    UNREADABLE,
+    INCOMPLETE,
+    NO_IMAGE,
+    LISTED_TWICE,
+    NOT_ANNOTATED,
+    DISAGREEMENT,
+    NO_FINAL_ANSWER,
+    UNKNOWN_TYPE,
+    SEVERAL_ANSWERS,
+)
 
 _LETTERED = re.compile(r"\(?([A-J])[).:]\s*")
 
@@ -39,25 +49,33 @@ def text(record: Mapping[str, Any], key: str) -> str:
 def optional(record: Mapping[str, Any], key: str) -> str:
     """The same of a field that may be missing, null or empty: then the empty text."""
     value = record.get(key)
-    if value is None or value == [] or (isinstance(value, float) and math.isnan(value)):
-        return ""
-    if isinstance(value, bool) or not isinstance(value, str | int | float):
-        raise Unusable(INCOMPLETE)
-    return str(value).strip()
+    return "" if _is_nothing(value) else _text(value).strip()
 
 
 def texts(record: Mapping[str, Any], key: str) -> tuple[str, ...]:
-    """The list of texts of a field that must be there."""
+    """The list of texts, or of numbers as texts, of a field that must be there."""
     value = record.get(key)
-    if not isinstance(value, list | tuple) or not value or not all(isinstance(one, str) for one in value):
+    if not isinstance(value, list | tuple) or not value:
         raise Unusable(INCOMPLETE)
-    return tuple(value)
+    return tuple(map(_text, value))
 
 
 def several(record: Mapping[str, Any], key: str) -> tuple[str, ...]:
-    """The text, or the list of texts, of a field that may be missing; what is empty is left out."""
-    found = texts(record, key) if isinstance(record.get(key), list) and record[key] else (optional(record, key),)
-    return tuple(filter(None, map(str.strip, found)))
+    """The text, or the list of texts, of a field that may be missing or null; an empty text is one."""
+    value = record.get(key)
+    if _is_nothing(value):
+        return ()
+    return texts(record, key) if isinstance(value, list) else (_text(value),)
+
+
+def answer(record: Mapping[str, Any], key: str) -> str:
+    """The answer of a field that may be missing, in a list of its own or not; Unusable when there are several."""
+    value = record.get(key)
+    if not isinstance(value, list | tuple) or not value:
+        return optional(record, key)
+    if len(value) > 1:
+        raise Unusable(SEVERAL_ANSWERS)
+    return _text(value[0]).strip()
 
 
 def number(record: Mapping[str, Any], key: str) -> int:
@@ -114,17 +132,26 @@ def majority(answers: Sequence[str]) -> str:
 
 
 def unlettered(options: Sequence[str]) -> tuple[str, ...]:
-    """Options without the letters that some sets write before them: "A) red", "B. green", "C: blue"."""
-    return tuple(
-        _unlettered(option.strip(), letter) for option, letter in zip_longest(options, LETTERS[: len(options)])
-    )
-
-
-def _unlettered(option: str, letter: str | None) -> str:
-    found = _LETTERED.match(option)
-    return option[found.end() :] if found and found[1] == letter else option
+    """Options without the letters that some sets write before all of them: "A) red", "B. green", "C: blue"."""
+    bare = [option.strip() for option in options]
+    found = [_LETTERED.match(option) for option in bare]
+    if [match and match[1] for match in found] != list(LETTERS[: len(bare)]):
+        return tuple(bare)
+    return tuple(option[match.end() :] for option, match in zip(bare, found, strict=True) if match)
 
 
 def titled(*parts: str) -> str:
     """A question with what goes before it, each on its own line."""
     return "\n".join(filter(None, parts))
+
+
+def _is_nothing(value: Any) -> bool:
+    """Whether a field is missing, null or an empty list; pandas writes null as NaN."""
+    return value is None or value == [] or (isinstance(value, float) and math.isnan(value))
+
+
+def _text(value: Any) -> str:
+    """A text, or a number as text."""
+    if isinstance(value, bool) or not isinstance(value, str | int | float) or _is_nothing(value):
+        raise Unusable(INCOMPLETE)
+    return str(value)

@@ -10,7 +10,7 @@ from corl_cli.core.errors import CorlError
 from corl_cli.data.items import Raw
 from corl_cli.data.sources import files
 from corl_cli.data.sources.base import Options, Record, Records
-from corl_cli.data.sources.fields import answer_type, image, optional
+from corl_cli.data.sources.fields import answer, answer_type, image, optional, several
 
 PAGE = "https://huggingface.co/datasets/mm-vl/x2x_rft_22k"
 
@@ -48,9 +48,9 @@ class Published(Records):
             id=name,
             source=self.label,
             image=image(record, "real_image", Path(self.options.path).expanduser()),
-            captions=tuple(filter(None, [optional(record, "prompt")])),
+            captions=several(record, "prompt"),
             question=optional(record, "qa_problem"),
-            answer=optional(record, "qa_solution"),
+            answer=answer(record, "qa_solution"),
             answer_type=answer_type(record, "qa_type"),
         )
 

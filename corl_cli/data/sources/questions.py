@@ -15,6 +15,7 @@ from corl_cli.data.sources.fields import (
     INCOMPLETE,
     NO_IMAGE,
     NOT_ANNOTATED,
+    answer,
     answer_type,
     majority,
     optional,
@@ -78,7 +79,7 @@ class Questions(Records):
 
     def _question(self, name: str, record: Record) -> Iterator[Raw]:
         image, captions = self._picture(record)
-        question, answer = _asked(record)
+        question, told = _asked(record)
         options = next((texts(record, key) for key in ("options", "choices") if record.get(key)), ())
         yield Raw(
             id=name,
@@ -87,7 +88,7 @@ class Questions(Records):
             captions=captions,
             question=question,
             options=unlettered(options),
-            answer=answer,
+            answer=told,
             solution=optional(record, "rationale"),
             answer_type=answer_type(record, "answer_type"),
         )
@@ -111,7 +112,7 @@ def _asked(record: Record) -> tuple[str, str]:
         return conversations.exchange(record["conversations"])
     if "answers" in record and "answer" not in record:
         return text(record, "question"), majority(_answers(record["answers"]))
-    return text(record, "question"), text(record, "answer")
+    return text(record, "question"), answer(record, "answer")
 
 
 def _answers(given: Any) -> tuple[str, ...]:

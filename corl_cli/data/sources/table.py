@@ -14,7 +14,7 @@ from corl_cli.core.errors import CorlError
 from corl_cli.data.items import Raw
 from corl_cli.data.sources import files
 from corl_cli.data.sources.base import Options, Place, Record, Records
-from corl_cli.data.sources.fields import answer_type, image, optional, several, texts, unlettered
+from corl_cli.data.sources.fields import answer, answer_type, image, optional, several, texts, unlettered
 
 COLUMNS = {  # what the columns of a table are called when the recipe does not say
     "id": ("id",),
@@ -56,7 +56,8 @@ class Table(Records):
     relative to the folder; without one, every image in it and below counts, in the order of names, its captions being
     the lines of the .txt file beside it. Columns are `id`, `image` (a path, bytes, or an Image column), `prompt`,
     `question`, `options` (a list; a CSV has them in the question, as lines "A. red"), `answer`, `answer_type` and
-    `solution`; `columns` says what they are called where that differs.
+    `solution`; `columns` says what they are called where that differs. A row whose caption is empty is dropped; one
+    where it is null, or a table without the column, is for answering alone.
     """
 
     Options = TableOptions
@@ -110,7 +111,7 @@ class Table(Records):
             captions=several(record, column["prompt"]),
             question=optional(record, column["question"]),
             options=unlettered(options),
-            answer=optional(record, column["answer"]),
+            answer=answer(record, column["answer"]),
             solution=optional(record, column["solution"]),
             answer_type=answer_type(record, column["answer_type"]),
         )

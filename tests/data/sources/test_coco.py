@@ -37,7 +37,7 @@ def test_coco_drops_images_that_are_none_and_leaves_out_captions_of_no_image(rea
     assert [(drop.id, drop.reason) for drop in dropped] == [
         ("coco-images-3", "entry lacks a field"),
         ("coco-images-4", "entry unreadable"),
-        ("coco-images-5", "entry lacks a field"),
+        ("coco-images-5", "image listed twice"),
     ]
 
 

@@ -10,7 +10,8 @@ from corl_cli.data.sources import fields
     ("options", "bare"),
     [
         (["A) red", "(B) green", "C: blue", "D. x"], ("red", "green", "blue", "x")),
-        ([" red ", "B. green"], ("red", "green")),
+        ([" red ", "B. green"], ("red", "B. green")),
+        (["A. Lincoln", "G. Washington"], ("A. Lincoln", "G. Washington")),
         (["B. red", "A. green"], ("B. red", "A. green")),  # letters that are not their own are text
         (["A", "A.M."], ("A", "A.M.")),
         ([str(number) for number in range(12)], tuple(str(number) for number in range(12))),
@@ -32,6 +33,30 @@ def test_the_majority_is_an_answer_that_nobody_outvotes(answers):
 def test_a_text_that_is_not_there(value):
     with pytest.raises(Unusable, match="entry lacks a field"):
         fields.text({"question": value}, "question")
+
+
+@pytest.mark.parametrize(("value", "read"), [(["cat "], "cat"), ([3], "3"), ("cat", "cat"), ([], ""), (None, "")])
+def test_an_answer_may_be_a_list_of_one(value, read):
+    assert fields.answer({"answer": value}, "answer") == read
+
+
+def test_several_answers_are_told_by_their_own_reason():
+    with pytest.raises(Unusable, match="several answers"):
+        fields.answer({"answer": ["cat", "dog"]}, "answer")
+
+
+def test_numbers_are_texts_in_a_list_too():
+    assert fields.texts({"options": [1, 2.5, "3"]}, "options") == ("1", "2.5", "3")
+    for bad in ([True], [None], [1, []], [float("nan")], []):
+        with pytest.raises(Unusable, match="entry lacks a field"):
+            fields.texts({"options": bad}, "options")
+
+
+@pytest.mark.parametrize(
+    ("value", "read"), [("", ("",)), (" \u200b ", (" \u200b ",)), (["a", ""], ("a", "")), (None, ()), ([], ())]
+)
+def test_an_empty_caption_is_a_caption_a_missing_one_is_none(value, read):
+    assert fields.several({"prompt": value}, "prompt") == read
 
 
 @pytest.mark.parametrize(("value", "read"), [("a ", "a"), (3, "3"), (2.5, "2.5"), (0, "0")])

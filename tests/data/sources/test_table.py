@@ -50,7 +50,7 @@ def test_an_image_folder_with_metadata_as_datasets_has_it(read, write, tmp_path)
     write("pets/a.png", "")
     metadata = write("pets/metadata.csv", "file_name,text\nsub/a.png,A cat.\n,No image.\nb.png,\n")
     offered, dropped = read("table", path=tmp_path / "pets", label="pets")
-    assert summary(offered) == [("pets-0", "a.png", ("A cat.",)), ("pets-2", "b.png", ())]
+    assert summary(offered) == [("pets-0", "a.png", ("A cat.",)), ("pets-2", "b.png", ("",))]
     assert offered[0].image == tmp_path / "pets" / "sub" / "a.png"
     assert [drop.reason for drop in dropped] == ["no image"]
     assert metadata.parent == tmp_path / "pets"
@@ -80,7 +80,7 @@ def test_columns_by_the_users_own_names(read, write, tmp_path):
 
 def test_json_lines_with_options(read, write):
     row = {"image": "a.png", "question": "Which?", "options": ["A. red", "B. blue"], "answer": "red"}
-    path = write("own.jsonl", "broken\n" + json.dumps(row) + "\n" + json.dumps(row | {"options": [1]}) + "\n")
+    path = write("own.jsonl", "broken\n" + json.dumps(row) + "\n" + json.dumps(row | {"options": [{}]}) + "\n")
     offered, dropped = read("table", path=path)
     assert [(raw.id, raw.options, raw.answer) for raw in offered] == [("own-1", ("red", "blue"), "red")]
     assert [(drop.id, drop.reason) for drop in dropped] == [
