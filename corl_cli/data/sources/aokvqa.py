@@ -39,7 +39,7 @@ class Aokvqa(Records):
 
     def files(self) -> list[Path]:
         files.folder(self.options.images, coco.PAGE)
-        return [files.annotation(self.options.annotations, PAGE), files.annotation(self.options.captions, coco.PAGE)]
+        return [files.listing(self.options.annotations, PAGE), files.annotation(self.options.captions, coco.PAGE)]
 
     def records(self) -> Iterator[Any]:
         self.album = coco.Album(self.options.captions)

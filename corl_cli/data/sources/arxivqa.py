@@ -35,7 +35,7 @@ class ArxivQa(Records):
 
     def files(self) -> list[Path]:
         files.folder(self.options.images / "images", PAGE)
-        return [files.annotation(self.options.path, PAGE)]
+        return [files.listing(self.options.path, PAGE)]
 
     def records(self) -> Iterator[Any]:
         return files.records(self.options.path, PAGE)

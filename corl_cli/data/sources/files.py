@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import codecs
 import csv
 import json
 import sys
@@ -12,6 +13,9 @@ from typing import IO, Any
 from corl_cli.core.errors import CorlError
 
 ARCHIVES = (".zip", ".tar", ".gz", ".tgz", ".7z", ".rar")
+MAGIC = (b"PK\x03\x04", b"\x1f\x8b")  # what zip and gzip files begin with, whatever they are called
+TABLES = (".csv", ".tsv", ".parquet")
+INNER = ("conversations", "answers")  # lists of objects that an entry may have
 BLOCK = 1 << 20  # characters read at once
 LONGEST = 64 << 20  # characters of one entry of a JSON array; a longer one is damage
 
@@ -38,11 +42,26 @@ def annotation(path: Path, page: str) -> Path:
     if not path.is_file():
         what = "is a folder where a file is expected" if path.is_dir() else "is missing"
         raise CorlError(f"The annotation file {path} {what}.", f"Get it from {page}, or name another in the recipe.")
-    if path.suffix in ARCHIVES:
+    head, ending = _head(path), path.suffix.lower()
+    if ending in ARCHIVES or head.startswith(MAGIC):
         raise CorlError(f"{path} is an archive where an annotation file is expected.", "Unpack it and name the file.")
-    ends = {".json": (b"}", b"]"), ".parquet": (b"PAR1",)}.get(path.suffix)
-    if ends and not _tail(path).endswith(ends):
+    if ending == ".json":
+        ends = {b"[": (b"]",), b"{": (b"}",)}.get(head[:1], (b"]", b"}"))
+    else:
+        ends = (b"PAR1",) if ending == ".parquet" else (b"",)
+    if not _tail(path).endswith(ends):
         raise damaged(path, "it is cut short", page)
+    return path
+
+
+def listing(path: Path, page: str) -> Path:
+    """The annotation file, as `annotation` has it, that `records` can read: a list of entries, not one JSON object."""
+    annotation(path, page)
+    if path.suffix.lower() not in TABLES and _head(path).startswith(b"{") and _is_object(path):
+        raise CorlError(
+            f"The annotation file {path} is one JSON object where a list of entries is expected.",
+            f"Store its list in a file of its own and name that, as in jq .questions {path.name} > list.json",
+        )
     return path
 
 
@@ -113,6 +132,24 @@ def mapping(path: Path, page: str) -> Mapping[str, Any]:
     return content
 
 
+def _head(path: Path) -> bytes:
+    """What a file begins with, white space and the mark of its encoding aside."""
+    with path.open("rb") as file:
+        return file.read(4096).removeprefix(codecs.BOM_UTF8).lstrip()
+
+
+def _is_object(path: Path) -> bool:
+    """Whether a file is an object over several lines, or a line of one with lists that are no part of an entry."""
+    with path.open(encoding="utf-8-sig", errors="replace") as file:
+        lines = filter(str.strip, file)
+        first, second = next(lines, ""), next(lines, "")
+    entry = _entry(first)
+    if second or not isinstance(entry, dict):
+        return bool(second) and entry is None and not isinstance(_entry(second), dict)
+    lists = [value for key, value in entry.items() if key not in INNER and isinstance(value, list) and value]
+    return any(isinstance(value[0], dict) for value in lists)
+
+
 def _tail(path: Path) -> bytes:
     with path.open("rb") as file:
         file.seek(max(0, path.stat().st_size - 4096))
@@ -129,10 +166,15 @@ def _first(file: IO[str]) -> str:
 def _lines(file: IO[str]) -> Iterator[Any]:
     for line in file:
         if line.strip():
-            try:
-                yield json.loads(line)
-            except (ValueError, RecursionError):
-                yield None
+            yield _entry(line)
+
+
+def _entry(line: str) -> Any:
+    """What a line holds; None where it is no JSON."""
+    try:
+        return json.loads(line)
+    except (ValueError, RecursionError):
+        return None
 
 
 def _csv(file: IO[str], delimiter: str) -> Iterator[Any]:

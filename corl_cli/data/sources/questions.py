@@ -63,7 +63,7 @@ class Questions(Records):
     def files(self) -> list[Path]:
         files.folder(self.options.images, PAGE)
         captions = self.options.captions
-        own = [files.annotation(self.options.path, PAGE)]
+        own = [files.listing(self.options.path, PAGE)]
         return [*own, files.annotation(captions, coco.PAGE)] if captions else own
 
     def records(self) -> Iterator[Any]:

@@ -36,7 +36,7 @@ class RCot(Records):
 
     def files(self) -> list[Path]:
         files.folder(self.options.images, PAGE)
-        return [files.annotation(self.options.path, PAGE)]
+        return [files.listing(self.options.path, PAGE)]
 
     def records(self) -> Iterator[Any]:
         return files.records(self.options.path, PAGE)

@@ -74,7 +74,7 @@ class Table(Records):
         if self.options.images:
             files.folder(self.options.images, PAGE)
         table = self._table()
-        return [files.annotation(table, PAGE)] if table else []
+        return [files.listing(table, PAGE)] if table else []
 
     def fingerprint(self) -> str:
         """Of a folder without a table: a hash of the names and sizes of its images and of their captions."""

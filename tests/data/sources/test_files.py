@@ -67,6 +67,56 @@ def test_a_file_cut_short_is_told_from_its_end_with_the_page_to_get_it_from(writ
     assert PAGE in str(caught.value.hint)
 
 
+@pytest.mark.parametrize(
+    "content", ['[{"a": 1}, {"a": 2}', ' \n[{"a": [1]}', '\ufeff[{"a": 1}', '{"a": [1, 2]', "", "["]
+)
+def test_json_must_end_as_it_begins(write, content):
+    with pytest.raises(CorlError, match=r"a\.json cannot be read: it is cut short"):
+        files.annotation(write("a.json", content), PAGE)
+
+
+@pytest.mark.parametrize("content", ['[{"a": 1}]\n', '\ufeff {"a": {}}', '{"a": 1}\n{"a": 2}\n'])
+def test_json_that_ends_as_it_begins_is_whole(write, content):
+    path = write("a.json", content)
+    assert files.annotation(path, PAGE) == path
+
+
+@pytest.mark.parametrize("name", ["a.json", "a.jsonl", "a.csv"])
+def test_an_archive_is_told_by_what_it_begins_with(tmp_path, name):
+    for content in (b"PK\x03\x04...}", b"\x1f\x8b\x08...}"):
+        (tmp_path / name).write_bytes(content)
+        with pytest.raises(CorlError, match="is an archive where an annotation file is expected"):
+            files.annotation(tmp_path / name, PAGE)
+
+
+QUESTIONS = {"info": {"year": 2017}, "questions": [{"question": "What?"}] * 2}
+
+
+@pytest.mark.parametrize("name", ["a.json", "a.jsonl"])
+@pytest.mark.parametrize("indent", [None, 0, 2])
+def test_an_object_where_a_list_is_expected_is_refused(write, name, indent):
+    path = write(name, json.dumps(QUESTIONS, indent=indent))
+    with pytest.raises(CorlError, match="one JSON object where a list of entries is expected") as caught:
+        files.listing(path, PAGE)
+    assert "jq .questions" in str(caught.value.hint)
+
+
+@pytest.mark.parametrize(
+    "content",
+    [
+        json.dumps([QUESTIONS], indent=2),
+        '{"image": "a.jpg", "conversations": [{"from": "human"}]}',
+        '{"image": "a.jpg", "answers": [{"answer": "x"}], "captions": ["a"]}\n',
+        f"{json.dumps(QUESTIONS)}\n{json.dumps(QUESTIONS)}\n",
+        '{"a": broken}\n{"a": 2}\n',
+        '{"a": 1}\nbroken}',
+    ],
+)
+def test_entries_of_many_kinds_are_a_list(write, content):
+    path = write("a.json", content)
+    assert files.listing(path, PAGE) == path
+
+
 def test_a_missing_file_names_itself_and_the_page(tmp_path):
     with pytest.raises(CorlError, match=r"captions\.json is missing") as caught:
         files.annotation(tmp_path / "captions.json", PAGE)
