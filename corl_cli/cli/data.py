@@ -97,7 +97,7 @@ def merge(
 
     with prepare.Phases() as phases:
         built = merge(folders, out, phases)
-    prepare.show(built, as_json)
+    prepare.show(built, as_json, "RECIPE")
 
 
 def _load(path: str, recipe: str, overrides: list[str]) -> recipes.Recipe:

@@ -32,7 +32,8 @@ def prepare_data(
     overrides: Set = [],  # noqa: B006 (typer copies it)
     out: Out = None,
     limit: Annotated[
-        int | None, typer.Option("--limit", min=1, metavar="N", help="Read the first N items of the sources only.")
+        int | None,
+        typer.Option("--limit", min=1, metavar="N", help="Read N items only, over all sources in order."),
     ] = None,
     seed: Seed = None,
     resume: Resume = False,
@@ -87,15 +88,17 @@ def prepare_data(
 
             rated = rate(folder, rollouts, loaded, phases)
             built = replace(built, sources=rated["sources"], total=rated["total"])
-    show(built, as_json)
+    show(built, as_json, "RECIPE" if begun and recipe == DEFAULT else recipe)
 
 
-def show(built: Built, as_json: bool) -> None:
-    """Print what a build came to, and what to do with it."""
+def show(built: Built, as_json: bool, recipe: str) -> None:
+    """Print what a build from a recipe, called `recipe` by the user, came to, and what to do with it."""
     if as_json:
         facts = {"path": str(built.path), "shard": built.shard, "total": built.total, "sources": built.sources}
         typer.echo(json.dumps(facts, indent=2, ensure_ascii=False))
         return
+    from corl_cli.data.manifest import training
+
     whole = [("all", built.total)] if len(built.sources) > 1 else []
     table([row for name, counts in [*built.sources.items(), *whole] for row in _rows(name, counts)])
     if built.shard:
@@ -104,7 +107,9 @@ def show(built: Built, as_json: bool) -> None:
             f"{built.path} holds the parts of shard {shard} of {of}. When all are there: corl data merge DIR… --out DIR"
         )
     else:
-        say = f"{built.path} holds the set, and preview.html. Train: corl train unified --set data.path={built.path}"
+        train = training(built.recipe.model_dump(mode="json"), built.path, recipe)
+        say = f"{built.path} holds the set, and preview.html. Train: {train}"
+        say += " (RECIPE: the one that it was built with)" if " RECIPE " in train else ""
     console().print(say, markup=False, soft_wrap=True)
 
 

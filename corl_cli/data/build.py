@@ -17,6 +17,7 @@ from concurrent.futures import FIRST_COMPLETED, Executor, Future, ProcessPoolExe
 from concurrent.futures.process import BrokenProcessPool
 from contextlib import contextmanager
 from dataclasses import asdict
+from hashlib import blake2b
 from itertools import islice
 from pathlib import Path
 from typing import Any
@@ -27,7 +28,7 @@ from pydantic import BaseModel, ConfigDict
 from corl_cli.core.errors import CorlError, UsageError
 from corl_cli.core.recipe import Prepare, Recipe
 from corl_cli.core.run_dir import write_atomic
-from corl_cli.data import parquet
+from corl_cli.data import manifest, parquet
 from corl_cli.data.items import Dropped, Kept, Raw
 
 Item = Raw | Dropped
@@ -50,8 +51,9 @@ class SourceFile(BaseModel):
 class Order(BaseModel):
     """What a build was asked for: everything that the bytes of its parts depend on.
 
-    `shard` (i, n) makes every n-th chunk from the i-th on (from 1); `chunks` is their number over all shards, None
-    until the sources have been read to the end.
+    `shard` (i, n) makes every n-th chunk from the i-th on (from 1). `chunks` is their number over all shards and
+    `items` a hash of what is in which, both None until the sources have been read to the end. `fingerprints` are those
+    of the sources, in order, "" where files tell all.
     """
 
     model_config = ConfigDict(frozen=True)
@@ -60,10 +62,12 @@ class Order(BaseModel):
     recipe: Recipe
     limit: int | None = None
     files: list[SourceFile] = []
+    fingerprints: list[str] = []
     shard: tuple[int, int] = (1, 1)
     chunks: int | None = None
+    items: str | None = None
 
-    def differences(self, other: Order, *, ignore: Sequence[str] = ()) -> list[str]:
+    def differences(self, other: Order, *, ignore: Sequence[str] = ("chunks", "items")) -> list[str]:
         """Lines that say where the other order, as asked for now, would make other parts."""
         ours, theirs = (
             {key: value for key, value in one._facts().items() if key not in ignore} for one in (self, other)
@@ -78,7 +82,9 @@ class Order(BaseModel):
     def _facts(self) -> dict[str, Any]:
         recipe = self.recipe.model_dump(mode="json", include={"seed", "prepare"})
         files = {f"file {number} {Path(file.path).name}": file.sha256[:12] for number, file in enumerate(self.files, 1)}
-        return {"corl": self.corl, **dict(_leaves(recipe)), "limit": self.limit, **files, "shard": self.shard}
+        files |= {f"files of source {number}": mark for number, mark in enumerate(self.fingerprints) if mark}
+        read = {"chunks": self.chunks, "items": self.items}
+        return {"corl": self.corl, **dict(_leaves(recipe)), "limit": self.limit, **files, "shard": self.shard, **read}
 
 
 class Parts:
@@ -92,7 +98,7 @@ class Parts:
         """What the build was asked for; None where there is none."""
         try:
             return Order.model_validate_json(self.order_file.read_text(encoding="utf-8"))
-        except FileNotFoundError:
+        except (FileNotFoundError, NotADirectoryError):
             return None
         except ValueError as error:
             raise CorlError(f"{self.order_file} is damaged.", "Remove the folder and build the set again.") from error
@@ -139,6 +145,20 @@ class Parts:
         return len(chunk)
 
 
+def refuse_unfinished(folder: Path) -> None:
+    """CorlError when the folder holds no set, but a build that can be gone on with, or the parts of a shard."""
+    parts = Parts(folder / "parts")
+    if (folder / manifest.NAME).exists() or (order := parts.order()) is None:
+        return
+    shard, shards = order.shard
+    if shards > 1 and parts.are_made(order):
+        raise CorlError(
+            f"{folder} is no set yet: it holds shard {shard} of {shards}.",
+            "When all are there: corl data merge DIR… --out DIR",
+        )
+    raise CorlError(f"{folder} is an unfinished build.", f"Go on with it: corl prepare-data --out {folder} --resume")
+
+
 def chunks(items: Iterable[Item], size: int) -> Iterator[list[Item]]:
     """Consecutive items, `size` at a time; fewer where their images come as bytes and are many."""
     chunk: list[Item] = []
@@ -153,16 +173,17 @@ def chunks(items: Iterable[Item], size: int) -> Iterator[list[Item]]:
         yield chunk
 
 
-def make_parts(parts: Parts, items: Iterable[Item], order: Order, make: Make, num_proc: int, report: Report) -> int:
-    """Make every part of the order's shard that is not there yet; the number of chunks over all shards.
+def make_parts(parts: Parts, items: Iterable[Item], order: Order, make: Make, num_proc: int, report: Report) -> Order:
+    """Make every part of the order's shard that is not there yet; the order, with what is known when all is read.
 
     No more than `num_proc` + 1 chunks are in memory. CorlError when a worker is killed.
     """
     shard, shards = order.shard
-    number, done, busy = -1, 0, set[Future[int]]()
+    number, done, busy, read = -1, 0, set[Future[int]](), blake2b(digest_size=8)
     report("making", done, order.limit)
     with _workers(num_proc, parts.folder.parent) as workers:
         for number, chunk in enumerate(chunks(items, order.recipe.prepare.shard_size)):
+            read.update("\0".join([str(len(chunk)), *(item.id for item in chunk)]).encode("utf-8", "surrogatepass"))
             if number % shards != shard - 1:
                 continue
             if parts.is_finished(number):
@@ -177,7 +198,7 @@ def make_parts(parts: Parts, items: Iterable[Item], order: Order, make: Make, nu
             done += future.result()
             report("making", done, order.limit)
     report("making", done, done)
-    return number + 1
+    return order.model_copy(update={"chunks": number + 1, "items": read.hexdigest()})
 
 
 class _InPlace(Executor):

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 from corl_cli.core import pages
 from corl_cli.data import distributions
 from corl_cli.data.distributions import Distributions
-from corl_cli.data.manifest import Counts, Manifest
+from corl_cli.data.manifest import Counts, Manifest, training
 
 if TYPE_CHECKING:
     from PIL.Image import Image
@@ -65,6 +65,7 @@ def write(folder: Path, manifest: Manifest) -> None:
         size=_size_category(manifest["total"]["kept"]),
         tasks=_task_categories(found),
         digest=_digest(manifest),
+        training=training(manifest["recipe"], "DIR"),
     )
     pages.write(
         folder / "preview.html",

@@ -15,6 +15,7 @@ from corl_cli.core.errors import CorlError, UsageError
 from corl_cli.core.recipe import Data
 from corl_cli.core.types import AnswerType
 from corl_cli.data import images, manifest, templates
+from corl_cli.data.build import refuse_unfinished
 from corl_cli.data.items import Unusable
 from corl_cli.data.triplets import COLUMNS
 from corl_cli.scoring import answers, choices
@@ -63,6 +64,7 @@ def check(data: Data, progress: Progress | None = None) -> Report:
     """
     if data.path == "world":
         raise UsageError("The embedded world has no files to check.", "Build a set of it: corl prepare-data")
+    refuse_unfinished(Path(data.path))
     found, seen, rows = _Findings(), _Seen(), {}
     record = manifest.read(Path(data.path))
     unchecked = [] if record else ["counts and hashes of files: there is no manifest"]

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import hashlib
 import json
+import shlex
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, NotRequired, TypedDict
 
@@ -38,17 +40,21 @@ class Split(TypedDict):
 
 
 class Manifest(TypedDict):
-    """`recipe` is the whole recipe, `files` the annotations that sources read, `sources` the counts of each of them.
+    """`recipe` is the whole recipe, `files` the annotations that sources read, `fingerprints` those of
+    sources that read other files ("" elsewhere), `sources` the counts of each of them.
 
-    `policy` is the checkpoint that rated the difficulty, where one did.
+    `limit` is how many items were read at most. `policy` is the checkpoint that rated the difficulty, where one did.
+    Equal inputs give an equal manifest but for `created`.
     """
 
     corl: str
     libraries: dict[str, str | None]
     created: str
     seed: int
+    limit: int | None
     recipe: dict[str, Any]
     files: list[File]
+    fingerprints: list[str]
     sources: dict[str, Counts]
     total: Counts
     splits: dict[str, Split]
@@ -71,6 +77,16 @@ def read(folder: Path) -> Manifest | None:
     except (OSError, ValueError, LookupError, TypeError) as error:
         raise CorlError(f"{folder / NAME} is damaged: {error}", "Build the set again.") from error
     return manifest
+
+
+def training(recipe: Mapping[str, Any], path: str | Path, name: str = "RECIPE") -> str:
+    """The command that trains on a set built from `recipe`, called `name`.
+
+    The recipe that training takes by itself is for the embedded world, and its checker rejects other prompts.
+    """
+    of_the_world = all(source["name"] == "world" for source in recipe["prepare"]["sources"])
+    chosen = "" if of_the_world else f" --recipe {shlex.quote(name)}"
+    return f"corl train unified{chosen} --set data.path={shlex.quote(str(path))}"
 
 
 def describe(folder: Path, file: Path) -> File:

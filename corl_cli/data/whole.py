@@ -22,6 +22,10 @@ from corl_cli.data.manifest import Counts, File, Split
 from corl_cli.data.selection import KEPT, READ, REASONS, ROW, Index, Mask, hold_out, remember, select
 
 
+class NothingStays(CorlError):
+    """Every item was left out."""
+
+
 @dataclass(frozen=True, kw_only=True)
 class Whole:
     """A set that is written: its splits, and what became of the items of each source and of all."""
@@ -41,7 +45,7 @@ def assemble(
 ) -> Whole:
     """Judge the rows of all parts together and write those that stay into `folder`/data, whole or not at all.
 
-    `counts` are those of the parts (`Parts.counts`). CorlError when nothing stays.
+    `counts` are those of the parts (`Parts.counts`). NothingStays when nothing does.
     """
     made = total(tally(counts))["kept"]
     index, names = _read(parts, seed, lambda done: report("comparing", done, made))
@@ -50,9 +54,9 @@ def assemble(
     whole = _sum(sources, index["coverage"][reasons == KEPT])
     if not whole["kept"]:
         why = ", ".join(f"{items} {reason}" for reason, items in whole["dropped"].items())
-        raise CorlError(
+        raise NothingStays(
             f"Nothing stays of {whole['offered']} items: {why or 'the sources are empty'}.",
-            "Mend the sources or loosen prepare.filters, and build into another folder.",
+            "Mend the sources or loosen prepare.filters.",
         )
     kept, held_out = reasons == KEPT, np.zeros(len(index), bool)
     held_out[kept] = hold_out(index["phash"][kept], prepare.test)

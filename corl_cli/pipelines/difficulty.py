@@ -23,7 +23,7 @@ from corl_cli.core.recipe import Data, Recipe
 from corl_cli.core.run_dir import write_atomic
 from corl_cli.core.types import Task, Triplet
 from corl_cli.data import card, manifest, parquet, triplets
-from corl_cli.data.build import Report
+from corl_cli.data.build import Report, refuse_unfinished
 from corl_cli.data.manifest import Counts, Manifest
 from corl_cli.models.base import UnifiedPolicy
 from corl_cli.pipelines import build
@@ -51,8 +51,10 @@ def rate(folder: Path, checkpoint: str, recipe: Recipe, report: Report) -> Manif
     With the recipe's sampling, instruction, rewards and tasks, G samples are drawn for each task that a triplet has the
     text for; it stays when the totals of one of them differ. `pass_rate` is the share of its answers that are right.
     The set stays as it is until all is rated; a call that was stopped goes on after the files that it finished.
-    UsageError when the folder is no built set, or was begun with another policy or recipe.
+    CorlError when the build is not finished; UsageError when the folder is no built set, or was begun with another
+    policy or recipe.
     """
+    refuse_unfinished(folder)
     record = manifest.read(folder)
     if record is None:
         raise UsageError(f"{folder} is no built set: it has no {manifest.NAME}.", "Build one with corl prepare-data.")

@@ -23,7 +23,7 @@ from corl_cli.data.making import make
 from corl_cli.data.manifest import Counts, Manifest
 from corl_cli.data.parquet import COLUMNS
 from corl_cli.data.sources.base import Source
-from corl_cli.data.whole import assemble, tally, total
+from corl_cli.data.whole import NothingStays, assemble, tally, total
 
 LIBRARIES = ("datasets", "imagehash", "numpy", "pillow", "pyarrow", "simplemma")
 ROOT = Path("data")  # where sets are built that are given no --out
@@ -34,6 +34,7 @@ class Built:
     """What a build came to; `shard` where it made its parts only."""
 
     path: Path
+    recipe: Recipe
     sources: Mapping[str, Counts]
     total: Counts
     shard: tuple[int, int] | None = None
@@ -89,21 +90,27 @@ def build(
     UsageError when `out` holds something else, CorlError when the build fails, Interrupted when it was asked to stop:
     finished parts stay in both cases.
     """
-    if resume and (done := manifest.read(out)) and Parts(out / "parts").order() is None:
-        return _complete(recipe, done, out)
     bound = _bind(recipe)
-    order = Order(corl=__version__, recipe=recipe, limit=limit, files=_files(bound), shard=shard)
+    order = Order(
+        corl=__version__,
+        recipe=recipe,
+        limit=limit,
+        files=_files(bound),
+        fingerprints=[source.fingerprint() for source in bound],
+        shard=shard,
+    )
     parts = Parts(out / "parts")
+    if resume and (done := manifest.read(out)) and parts.order() is None:
+        return _complete(order, done, out)
     with _stoppable(f"Go on with --out {out} --resume"):
         order = _open(parts, order, out, resume=resume)
         if not parts.are_made(order):
             items = islice(chain.from_iterable(source.items() for source in bound), limit)
-            chunks = make_parts(parts, items, order, make, num_proc, report)
-            order = order.model_copy(update={"chunks": chunks})
+            order = make_parts(parts, items, order, make, num_proc, report)
             parts.write_order(order)
         if shard != (1, 1):
             made = tally([parts.counts(number) for number in parts.finished()])
-            return Built(path=out, sources=made, total=total(made), shard=shard)
+            return Built(path=out, recipe=recipe, sources=made, total=total(made), shard=shard)
         return _finish(out, order, dict.fromkeys(parts.finished(), parts), report)
 
 
@@ -138,21 +145,24 @@ def merge(folders: Sequence[Path], out: Path, report: Report) -> Built:
 def _finish(out: Path, order: Order, owners: Mapping[int, Parts], report: Report) -> Built:
     """The global pass, then what is beside the data; the manifest is last, and then the parts are not needed."""
     recipe = order.recipe
-    whole = assemble(
-        [parts.rows(number) for number, parts in owners.items()],
-        [parts.counts(number) for number, parts in owners.items()],
-        recipe.prepare,
-        recipe.seed,
-        out,
-        report,
-    )
+    made = [parts.rows(number) for number, parts in owners.items()]
+    counts = [parts.counts(number) for number, parts in owners.items()]
+    try:
+        whole = assemble(made, counts, recipe.prepare, recipe.seed, out, report)
+    except NothingStays:
+        _remove(out / "parts")
+        if not _files_in(out):
+            shutil.rmtree(out)
+        raise
     record: Manifest = {
         "corl": __version__,
         "libraries": {name: version(name) for name in LIBRARIES},
         "created": datetime.now(UTC).isoformat(timespec="seconds"),
         "seed": recipe.seed,
+        "limit": order.limit,
         "recipe": recipe.model_dump(mode="json"),
         "files": [{"path": file.path, "bytes": file.bytes, "sha256": file.sha256} for file in order.files],
+        "fingerprints": order.fingerprints,
         "sources": whole.sources,
         "total": whole.total,
         "splits": whole.splits,
@@ -161,19 +171,28 @@ def _finish(out: Path, order: Order, owners: Mapping[int, Parts], report: Report
     card.write(out, record)
     manifest.write(out, record)
     _remove(out / "parts")
-    return Built(path=out, sources=whole.sources, total=whole.total)
+    return Built(path=out, recipe=recipe, sources=whole.sources, total=whole.total)
 
 
-def _complete(recipe: Recipe, done: Manifest, out: Path) -> Built:
-    """The set that is built already; UsageError when it is of another recipe."""
-    if changes := _order_of(done).differences(Order(corl=done["corl"], recipe=recipe)):
-        raise UsageError(f"{out} is complete, and of another recipe:\n{_lines(changes)}", "Build into another folder.")
+def _complete(order: Order, done: Manifest, out: Path) -> Built:
+    """The set that is built already, by whatever version; UsageError when another was asked for."""
+    if changes := _order_of(done).differences(order, ignore=("corl", "chunks", "items")):
+        raise UsageError(
+            f"{out} is complete, and was built differently:\n{_lines(changes)}", "Build into another folder."
+        )
     _remove(out / "parts")  # where a kill came between the manifest and this
-    return Built(path=out, sources=done["sources"], total=done["total"])
+    return Built(path=out, recipe=order.recipe, sources=done["sources"], total=done["total"])
 
 
 def _order_of(record: Manifest) -> Order:
-    return Order(corl=record["corl"], recipe=Recipe.model_validate(record["recipe"]))
+    files = [SourceFile.model_validate(file) for file in record["files"]]
+    return Order(
+        corl=record["corl"],
+        recipe=Recipe.model_validate(record["recipe"]),
+        limit=record["limit"],
+        files=files,
+        fingerprints=record["fingerprints"],
+    )
 
 
 def _open(parts: Parts, order: Order, out: Path, *, resume: bool) -> Order:

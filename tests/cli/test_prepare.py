@@ -234,6 +234,43 @@ def test_shards_are_merged_to_the_same_bytes(workplace: Path) -> None:
         prepare.merge([workplace / "s1", workplace / "whole"], workplace / "again", lambda *_: None)
 
 
+def test_shards_that_were_offered_other_items_are_not_merged(workplace: Path) -> None:
+    for shard in (1, 2):
+        assert corl(workplace, "--out", f"o{shard}", "--shard", f"{shard}/2", "--num-proc", "1").exit_code == 0
+    note = workplace / "o2" / "parts" / "order.json"
+    order = json.loads(note.read_text())
+    note.write_text(json.dumps(order | {"items": "f" * 16}))
+    with pytest.raises(UsageError, match=r"items: '[0-9a-f]{16}' there, 'ffffffffffffffff' now"):
+        prepare.merge([workplace / "o1", workplace / "o2"], workplace / "om", lambda *_: None)
+    note.write_text(json.dumps(order | {"files": []}))
+    with pytest.raises(UsageError, match=r"file 1 mine\.txt"):
+        prepare.merge([workplace / "o1", workplace / "o2"], workplace / "om", lambda *_: None)
+    assert not (workplace / "om").exists()
+
+
+def test_when_nothing_stays_nothing_is_left(workplace: Path) -> None:
+    done = corl(workplace, "--out", "nothing", "--num-proc", "1", "--set", "prepare.filters.min_words=99")
+    assert done.exit_code == 1
+    assert "error: Nothing stays of 40 items: 40 prompt below min_words." in done.stderr
+    assert not (workplace / "nothing").exists()
+
+
+def test_an_unfinished_build_is_no_set_to_check(workplace: Path) -> None:
+    assert corl(workplace, "--out", "half", "--shard", "1/2", "--num-proc", "1").exit_code == 0
+    with contextlib.chdir(workplace):
+        checked = CliRunner().invoke(app, ["data", "check", "half"])
+    assert checked.exit_code == 1
+    assert "error: half is no set yet: it holds shard 1 of 2." in checked.stderr
+
+
+def test_the_command_that_trains_names_the_recipe(workplace: Path) -> None:
+    done = corl(workplace, "--out", "named", "--num-proc", "1")
+    assert "Train: corl train unified --recipe mine.yaml --set data.path=named" in done.stderr
+    again = corl(workplace, "--out", "named", "--resume", recipe=None)
+    assert "Train: corl train unified --recipe RECIPE --set data.path=named (RECIPE: the one" in again.stderr
+    assert "corl train unified --recipe RECIPE --set data.path=DIR" in (workplace / "named" / "README.md").read_text()
+
+
 def test_another_recipe_or_source_is_not_gone_on_with(workplace: Path, waiting: Any) -> None:
     build = waiting("other", 10, 1, "--num-proc", "1")
     build.kill()
@@ -264,6 +301,17 @@ def test_a_complete_set_is_left_as_it_is(workplace: Path) -> None:
     other = corl(workplace, "--out", "whole", "--resume", "--seed", "5")
     assert other.exit_code == 2
     assert "seed: 0 there, 5 now" in other.stderr
+    fewer = corl(workplace, "--out", "whole", "--resume", "--limit", "9")
+    assert fewer.exit_code == 2
+    assert "limit: None there, 9 now" in fewer.stderr
+    text = (workplace / "mine.txt").read_text()
+    (workplace / "mine.txt").write_text(text + "one more\n")
+    try:
+        moved = corl(workplace, "--out", "whole", "--resume")
+    finally:
+        (workplace / "mine.txt").write_text(text)
+    assert moved.exit_code == 2
+    assert "file 1 mine.txt: '" in moved.stderr
     anew = corl(workplace, "--out", "whole")
     assert anew.exit_code == 2
     assert "whole exists and is not empty" in anew.stderr
@@ -315,5 +363,6 @@ def test_as_typed_it_builds_the_world(tmp_path: Path, monkeypatch: pytest.Monkey
         result = CliRunner().invoke(app, ["prepare-data", "--limit", "40", "--num-proc", "1"])
         assert result.exit_code == 0, result.output
         assert "world" in result.stdout
+        assert f"corl train unified --set data.path=data/{name}" in result.stderr
         assert json.loads((tmp_path / "data" / name / "manifest.json").read_text())["total"]["offered"] == 40
     assert data(tmp_path / "data" / "prepare-world") == data(tmp_path / "data" / "prepare-world-2")

@@ -13,7 +13,7 @@ from corl_cli.core.errors import CorlError, UsageError
 from corl_cli.core.loader import load
 from corl_cli.core.recipe import Prepare
 from corl_cli.data import build
-from corl_cli.data.build import Order, Parts, SourceFile, chunks, make_parts, read_shard
+from corl_cli.data.build import Order, Parts, SourceFile, chunks, make_parts, read_shard, refuse_unfinished
 from corl_cli.data.items import Dropped, Kept, Raw
 from corl_cli.data.making import make
 
@@ -70,7 +70,7 @@ def test_a_chunk_of_large_images_ends_sooner(monkeypatch):
 def test_parts_hold_what_stays_and_count_what_goes(tmp_path):
     parts = Parts(tmp_path)
     missing = Dropped(id="x", source="other", reason="image missing")
-    assert make_parts(parts, [*map(raw, range(6)), missing], order(), plain, 1, silent) == 2
+    assert make_parts(parts, [*map(raw, range(6)), missing], order(), plain, 1, silent).chunks == 2
     assert ids(parts) == ["r-0", "r-1", "r-3", "r-4"]
     assert parts.counts(0) == {"own": {"offered": 4, "dropped": {"a third": 1}}}
     assert parts.counts(1) == {
@@ -103,14 +103,36 @@ def test_a_finished_part_is_never_made_again(tmp_path):
 
 @given(st.integers(1, 5), st.integers(0, 30))
 def test_shards_share_the_chunks_among_them(tmp_path_factory, shards, items):
-    made = []
+    made, known = [], set()
     for shard in range(1, shards + 1):
         parts = Parts(tmp_path_factory.mktemp("shard"))
         here = order(3, (shard, shards))
-        count = make_parts(parts, map(raw, range(items)), here, plain, 1, silent)
-        assert parts.are_made(here.model_copy(update={"chunks": count}))
+        done = make_parts(parts, map(raw, range(items)), here, plain, 1, silent)
+        assert parts.are_made(done)
         made += parts.finished()
+        known.add((done.chunks, done.items))
     assert sorted(made) == list(range(-(-items // 3)))
+    assert len(known) == 1
+
+
+def test_a_shard_knows_which_items_the_others_were_offered(tmp_path):
+    def items(names, size=4):
+        return make_parts(Parts(tmp_path), map(raw, names), order(size, (2, 2)), plain, 1, silent).items
+
+    assert items(range(8)) == items(range(8))
+    assert len({items(names) for names in (range(8), range(1, 9), range(9), [1, 0, *range(2, 8)])}) == 4
+    assert items(range(8)) != items(range(8), size=3)
+
+
+def test_an_unfinished_build_says_how_it_goes_on(tmp_path):
+    refuse_unfinished(tmp_path)
+    parts = Parts(tmp_path / "parts")
+    parts.write_order(order())
+    with pytest.raises(CorlError, match="is an unfinished build"):
+        refuse_unfinished(tmp_path)
+    parts.write_order(order(4, (1, 2)).model_copy(update={"chunks": 0}))
+    with pytest.raises(CorlError, match="it holds shard 1 of 2"):
+        refuse_unfinished(tmp_path)
 
 
 def test_a_fault_of_the_maker_says_at_which_item_and_leaves_no_part(tmp_path):
