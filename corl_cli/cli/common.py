@@ -68,7 +68,7 @@ def table(rows: Sequence[Mapping[str, Any]], *, as_json: bool = False) -> None:
     grid = Table(box=SIMPLE_HEAD, show_edge=False, pad_edge=False)
     for name in rows[0] if rows else ():
         number = all(not _cell(row.get(name)).strip(FIGURES) for row in rows)
-        word = max(map(len, name.split()))  # a head is not broken within a word
+        word = max(map(len, name.split()), default=0)  # a head is not broken within a word
         grid.add_column(name, justify="right" if number else "left", overflow="fold", min_width=word)
     for row in rows:
         grid.add_row(*(_cell(row.get(name)) for name in rows[0]))
