@@ -90,7 +90,7 @@ def _reading(task: Task, score: tuple[str, str], temperature: float, rows: Seque
         answer_type=kind,
         temperature=temperature,
         mean=mean,
-        stderr=math.sqrt(spread / len(scored)) if scored else math.nan,
+        stderr=math.sqrt(spread / len(scored)) if len(scored) > 1 else math.nan,
         items=len(scored),
         failed=len(values) - len(scored),
     )

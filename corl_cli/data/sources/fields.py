@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import math
 import re
 from collections import Counter
@@ -55,9 +56,20 @@ def optional(record: Mapping[str, Any], key: str) -> str:
 def texts(record: Mapping[str, Any], key: str) -> tuple[str, ...]:
     """The list of texts, or of numbers as texts, of a field that must be there."""
     value = record.get(key)
+    if isinstance(value, str):  # a cell of a CSV
+        value = _cell(value)
     if not isinstance(value, list | tuple) or not value:
         raise Unusable(INCOMPLETE)
     return tuple(map(_text, value))
+
+
+def _cell(text: str) -> list[Any]:
+    """The list that a cell holds: as JSON ["a", "b"], or with bars a | b."""
+    try:
+        found = json.loads(text)
+    except ValueError:
+        found = None
+    return found if isinstance(found, list) else [part.strip() for part in text.split("|")] if "|" in text else []
 
 
 def several(record: Mapping[str, Any], key: str) -> tuple[str, ...]:

@@ -55,7 +55,8 @@ class Table(Records):
     A folder is read as `datasets` reads an image folder: by its metadata.csv, .jsonl or .parquet, whose `file_name` is
     relative to the folder; without one, every image in it and below counts, in the order of names, its captions being
     the lines of the .txt file beside it. Columns are `id`, `image` (a path, bytes, or an Image column), `prompt`,
-    `question`, `options` (a list; a CSV has them in the question, as lines "A. red"), `answer`, `answer_type` and
+    `question`, `options` (a list; in a CSV as ["red", "blue"], as red | blue,
+    or in the question as lines "A. red"), `answer`, `answer_type` and
     `solution`; `columns` says what they are called where that differs. A row whose caption is empty is dropped; one
     where it is null, or a table without the column, is for answering alone.
     """

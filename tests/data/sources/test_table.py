@@ -118,3 +118,13 @@ def test_a_column_that_does_not_exist_is_refused_when_the_recipe_is_read(read, w
 def test_a_zip_where_the_folder_should_be(read, write):
     with pytest.raises(CorlError, match=r"pets\.zip is an archive"):
         read("table", path=write("pets.zip", "PK"))
+
+
+@pytest.mark.parametrize("cell", ['["red", "dark blue"]', "red | dark blue", "red|dark blue"])
+def test_a_cell_of_a_csv_holds_options_as_a_list_or_with_bars(read, write, cell):
+    write("pets/a.png", "")
+    quoted = cell.replace('"', '""')
+    table = write("pets/table.csv", f'image,prompt,question,options,answer\na.png,A cat.,Which?,"{quoted}",red\n')
+    offered, dropped = read("table", path=table)
+    assert not dropped
+    assert offered[0].options == ("red", "dark blue")
