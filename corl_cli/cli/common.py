@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Protocol
 
 import typer
 
+from corl_cli.core.numbers import finite
 from corl_cli.core.progress import Progress
 
 if TYPE_CHECKING:
@@ -56,7 +57,7 @@ def console() -> Console:
 def table(rows: Sequence[Mapping[str, Any]], *, as_json: bool = False) -> None:
     """Print rows to stdout as a table with the first row's keys as columns, or as a JSON list."""
     if as_json:
-        typer.echo(json.dumps(list(rows), indent=2))
+        typer.echo(json.dumps(finite(list(rows)), indent=2, allow_nan=False))
         return
     from rich.box import SIMPLE_HEAD
     from rich.console import Console

@@ -12,6 +12,7 @@ import typer
 from corl_cli.cli.common import Json, Set, console, progress, table
 from corl_cli.cli.reward import app
 from corl_cli.core.errors import UsageError
+from corl_cli.core.numbers import finite
 
 if TYPE_CHECKING:
     from corl_cli.pipelines.audit import Audit
@@ -157,16 +158,7 @@ def _show(found: Replay) -> None:
 def _json(found: Any) -> None:
     from dataclasses import asdict
 
-    typer.echo(json.dumps(_plain(asdict(found)), indent=2, ensure_ascii=False, allow_nan=False))
-
-
-def _plain(value: Any) -> Any:
-    """JSON has no NaN and no infinity: a number that is missing is null."""
-    if isinstance(value, dict):
-        return {key: _plain(inner) for key, inner in value.items()}
-    if isinstance(value, list | tuple):
-        return [_plain(inner) for inner in value]
-    return None if isinstance(value, float) and not math.isfinite(value) else value
+    typer.echo(json.dumps(finite(asdict(found)), indent=2, ensure_ascii=False, allow_nan=False))
 
 
 def _change(before: float | None, after: float | None) -> str:

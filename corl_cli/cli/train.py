@@ -110,10 +110,7 @@ def _finish(run: RunDir, summary: Any, as_json: bool) -> None:
     rows = [asdict(change) | {"change": change.after - change.before} for change in summary.changes]
     if as_json:
         fields = {"run": str(run.path), "step": summary.step, "seconds": summary.seconds, "peak_gib": summary.peak_gib}
-        numbers = [
-            {key: None if value != value else value for key, value in row.items()} for row in rows
-        ]  # JSON has no NaN
-        table([fields | {"changes": numbers}], as_json=True)
+        table([fields | {"changes": rows}], as_json=True)
         return
     table(
         [

@@ -18,6 +18,7 @@ from PIL import Image
 from torch.optim import Optimizer
 
 from corl_cli.core.errors import Interrupted
+from corl_cli.core.numbers import finite
 from corl_cli.core.pictures import Tile, sheet
 from corl_cli.core.recipe import Recipe
 from corl_cli.core.run_dir import RunDir, write_atomic
@@ -26,7 +27,7 @@ from corl_cli.models.base import UnifiedPolicy
 from corl_cli.trainer import checkpoint
 from corl_cli.trainer.preflight import Identity
 from corl_cli.trainer.probes import Probes, Reading
-from corl_cli.trainer.rollout import finite, record
+from corl_cli.trainer.rollout import record
 
 SAMPLE_TRIPLETS, SAMPLES_EACH = 6, 4
 
@@ -128,7 +129,7 @@ class Journal:
         readings = self.probes.measure(self.policy, self.accelerator)
         spent = time.perf_counter() - begun
         for reading in readings:
-            self._write({"step": step, "probe": {name: finite(value) for name, value in asdict(reading).items()}})
+            self._write({"step": step, "probe": asdict(reading)})
         self._write({"step": step, "time/probe": spent})
         self.display.readings(step, readings)
 
@@ -167,7 +168,7 @@ class Journal:
 
     def _write(self, line: Mapping[str, Any]) -> None:
         if self.accelerator.is_main_process:
-            self.run.append_metrics({name: finite(value) for name, value in line.items()})
+            self.run.append_metrics(finite(line))
 
     def _asked(self, number: int, _: FrameType | None) -> None:
         if self.stop is not None:

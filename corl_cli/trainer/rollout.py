@@ -15,6 +15,7 @@ from PIL import Image
 from torch import Tensor
 
 from corl_cli.core.errors import CorlError
+from corl_cli.core.numbers import finite
 from corl_cli.core.types import TASKS, Experience, RewardResult, Rollout, Samples, Sampling, Task, Triplet
 from corl_cli.models.base import UnifiedPolicy
 
@@ -169,8 +170,3 @@ def _columns(lines: Sequence[Mapping[str, Any]], key: str) -> dict[str, Tensor]:
 
 def _tensor(values: Sequence[float | None]) -> Tensor:
     return torch.tensor([math.nan if value is None else value for value in values])
-
-
-def finite(value: Any) -> Any:
-    """JSON has no NaN: a number that is missing is null."""
-    return None if isinstance(value, float) and not math.isfinite(value) else value
