@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 
 from corl_cli.core.errors import CorlError, UsageError
 from corl_cli.core.recipe import Model, Recipe, RewardSpec, Rubrics
+from corl_cli.core.requirements import demand
 from corl_cli.core.types import TASKS, Task
 from corl_cli.data import templates
 from corl_cli.rewards import bind
@@ -46,14 +47,8 @@ def check(recipe: Recipe) -> None:
 
 def ready(recipe: Recipe) -> None:
     """CorlError that names everything the recipe's rewards need and this machine lacks."""
-    needs = dict.fromkeys(need for task, spec in specs(recipe) for need in bind(spec, task).requirements())
-    lacking = [need for need in needs if not need.met]
-    if lacking:
-        raise CorlError(
-            f"{recipe.name} cannot run here.\n"
-            + "\n".join(f"  {need.name} is {need.state}: {need.detail}" for need in lacking),
-            "\n".join(need.remedy for need in lacking if need.remedy) or None,
-        )
+    needs = (need for task, spec in specs(recipe) for need in bind(spec, task).requirements())
+    demand(needs, f"{recipe.name} cannot run here: it")
 
 
 def _check_trackers(names: Sequence[str]) -> None:
