@@ -5,7 +5,7 @@ from typing import Annotated, Any, Literal, Self
 
 from pydantic import BaseModel, ConfigDict, Field, Strict, field_validator, model_validator
 
-from corl_cli.core.types import TASKS, Sampling, Task
+from corl_cli.core.types import TASKS, AnswerType, Sampling, Scoring, Task
 
 # Strict, because pydantic otherwise takes True and "1" for 1.
 Int = Annotated[int, Strict()]
@@ -22,14 +22,44 @@ class Section(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
 
 
+Part = Literal[
+    "language_model", "vision_model", "aligner", "generation_embeddings", "generation_aligner", "generation_head"
+]
+
+
+class Lora(Section):
+    """Low-rank adapters (Hu et al. 2021) on the language model, which is frozen itself."""
+
+    rank: Positive = Field(64, description="of each adapter")
+    alpha: Annotated[Float | Int, Field(gt=0)] = Field(128, description="adapters are scaled by alpha / rank")
+    dropout: Annotated[Float, Field(ge=0, lt=1)] = Field(0.0, description="of the adapters' inputs, while updating")
+    targets: list[str] = Field(
+        ["q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj"],
+        min_length=1,
+        description="the linear layers that get one",
+    )
+
+
 class Model(Section):
-    """Which weights to start from, and in which precision. The language model learns, the rest is frozen."""
+    """Which weights to start from, in which precision, and what of them learns."""
 
     family: str = Field("janus", description="the policy class that reads the checkpoint")
     checkpoint: str = Field("world", description="'world' (the shipped tiny Janus), a hub id, a folder, or a corl run")
     dtype: Literal["float32", "bfloat16"] = Field("float32", description="compute precision; masters are float32")
     attention: Literal["sdpa", "flash_attention_2"] = "sdpa"
     gradient_checkpointing: bool = Field(False, description="recompute activations in backward: less memory, more time")
+    train: list[Part] = Field(
+        ["language_model"],
+        min_length=1,
+        description="parts that learn; the language model is with embeddings and lm_head",
+    )
+    lora: Lora | None = Field(None, description="train adapters in place of the language model's weights")
+
+    @model_validator(mode="after")
+    def _adapters(self) -> Self:
+        if self.lora and self.train != ["language_model"]:
+            raise ValueError("train: with lora the adapters learn and nothing else; leave [language_model]")
+        return self
 
 
 class Instruction(Section):
@@ -45,6 +75,9 @@ class Data(Section):
     path: str = Field("world", description="'world', a hub id, a folder or a parquet file")
     split: str = Field("train", description="the part of the data to train on")
     limit: Positive | None = Field(None, description="use the first N triplets only")
+    answer_types: list[AnswerType] = Field(
+        ["mc", "oe"], min_length=1, description="where questions are trained: multiple choice, open-ended, or both"
+    )
     holdout: Annotated[Float, Field(ge=0, lt=1)] = Field(
         0.0, description="share of the split kept from training, by hash of the id, and offered as split 'test'"
     )
@@ -118,6 +151,9 @@ class DrawSampling(Section):
     temperature: Annotated[Float, Field(gt=0)] = 1.0
     top_p: Annotated[Float, Field(gt=0, le=1)] = 1.0
     cfg_weight: Annotated[Float, Field(ge=1)] = Field(1.0, description="classifier-free guidance; 1 is none")
+    scoring: Scoring = Field(
+        "conditional", description="the distribution that log-probs are of: without guidance (paper), or with it"
+    )
 
 
 class WriteSampling(Section):
@@ -174,14 +210,33 @@ class Rubrics(Section):
 class Algo(Section):
     """The objective: GRPO as in CoRL (arXiv 2505.17534), its variants by option."""
 
-    credit: Literal["joint", "per_task"] = Field(
-        "joint", description="one advantage for the pair, or one for each task"
+    credit: Literal["joint", "per_task", "blend"] = Field(
+        "joint", description="one advantage for the pair (paper), one for each task, or a weighted mean of the two"
     )
+    blend: Annotated[Float, Field(ge=0, le=1)] = Field(0.5, description="weight of the pair's advantage in a blend")
     mm2t_weight: Annotated[Float, Field(ge=0)] = Field(0.8, description="lambda")
-    beta: Annotated[Float, Field(ge=0)] = Field(0.0, description="weight of the KL to the frozen start")
+    scale_advantages: Literal["group", "batch", "none"] = Field(
+        "group", description="divide by the standard deviation of the group (paper), of the batch, or not at all"
+    )
+    ratio: Literal["token", "sequence"] = Field("token", description="of each token (paper), or one a row (GSPO)")
     clip_eps: Annotated[Float, Field(gt=0, lt=1)] | None = Field(None, description="PPO clipping; null is the paper")
-    scale_advantages: bool = Field(True, description="divide by the group's standard deviation")
+    clip_eps_high: Annotated[Float, Field(gt=0)] | None = Field(
+        None, description="upper clipping bound, where it is not clip_eps (DAPO's clip-higher)"
+    )
+    beta: Annotated[Float, Field(ge=0)] = Field(0.0, description="weight of the KL to the frozen start")
+    kl: Literal["k1", "k2", "k3"] = Field("k3", description="estimator of the KL")
+    loss: Literal["grpo", "bnpo", "dr_grpo", "dapo"] = Field("grpo", description="how tokens are averaged")
     num_iterations: Positive = Field(1, description="mu, optimiser steps per batch of rollouts")
+    mask_truncated: bool = Field(False, description="leave answers cut at the token limit out of the loss")
+    dynamic_sampling: Annotated[Int, Field(ge=0)] = Field(
+        0, description="rounds in which groups without any variance are replaced by groups of other triplets (DAPO)"
+    )
+
+    @model_validator(mode="after")
+    def _clipping(self) -> Self:
+        if self.clip_eps_high is not None and self.clip_eps is None:
+            raise ValueError("clip_eps_high: there is no clipping without clip_eps")
+        return self
 
 
 class Optim(Section):
@@ -193,12 +248,25 @@ class Optim(Section):
     warmup_steps: Annotated[Int, Field(ge=0)] = Field(0, description="steps of linear warm-up")
     schedule: Literal["constant", "linear", "cosine"] = Field("linear", description="decay after the warm-up")
     max_grad_norm: Annotated[Float, Field(gt=0)] = Field(1.0, description="gradients are clipped to this norm")
+    skip_above: Annotated[Float, Field(gt=0)] | None = Field(
+        None, description="norm of a gradient that explodes: the step is skipped, as where it is not finite"
+    )
+    max_skipped: Annotated[Int, Field(ge=0)] = Field(5, description="skipped steps in a row that a run survives")
+
+
+class Cycle(Section):
+    """Tasks by turns (the paper's RL-Cycle): one task a step, changed after a while."""
+
+    every: Positive = Field(1, description="how long a task's turn is")
+    unit: Literal["steps", "epochs"] = "steps"
 
 
 class Train(Section):
-    """How long, and how much at once."""
+    """What is trained, how long, and how much at once."""
 
+    method: Literal["rl", "sft"] = Field("rl", description="reinforcement, or imitation of the data's own targets")
     tasks: list[Task] = Field(list(TASKS), min_length=1, description="what is trained; both is unified training")
+    cycle: Cycle | None = Field(None, description="train the tasks by turns; null trains them together")
     epochs: Positive = Field(1, description="passes over the data")
     max_steps: Positive | None = Field(None, description="this many batches, in place of the epochs")
     batch_size: Positive = Field(16, description="triplets per optimiser step over all processes")
@@ -217,6 +285,10 @@ class Checkpoint(Section):
 
     every: Positive = Field(100, description="optimiser steps between checkpoints; the last step always has one")
     keep: Positive = Field(2, description="newest checkpoints that stay on disk")
+    best: str | None = Field(
+        None,
+        description="also keep the best at a reading: a held-out score as task/score, or pareto for both abilities",
+    )
 
 
 class Tracking(Section):
@@ -225,6 +297,15 @@ class Tracking(Section):
     trackers: list[str] = Field([], description="trackers that accelerate knows, such as tensorboard or wandb")
     samples_every: Positive = Field(50, description="steps between drawings and answers of fixed held-out items")
     rollouts_every: Positive = Field(50, description="steps between recorded rollouts")
+    gradients_every: Positive = Field(50, description="steps between looks at each task's own gradient")
+
+
+class Distributed(Section):
+    """How several processes share the work; how many there are is the launcher's to say."""
+
+    strategy: Literal["ddp", "fsdp"] = Field(
+        "ddp", description="whole weights in every process, or weights and optimiser in shards (FSDP2)"
+    )
 
 
 class Probes(Section):
@@ -261,6 +342,7 @@ class Recipe(Section):
     train: Train = Train()
     checkpoint: Checkpoint = Checkpoint()
     tracking: Tracking = Tracking()
+    distributed: Distributed = Distributed()
     eval: Eval = Eval()
 
     @model_validator(mode="after")
@@ -269,10 +351,15 @@ class Recipe(Section):
         faults = [
             f"rewards.{task}: no reward for a task of train.tasks; give one, or leave the task out of train.tasks"
             for task in self.train.tasks
-            if not getattr(self.rewards, task)
+            if self.train.method == "rl" and not getattr(self.rewards, task)
         ]
-        if self.algo.credit == "joint" and len(self.train.tasks) < len(TASKS):
-            faults.append("algo.credit: joint needs both tasks in train.tasks; use per_task for one")
+        if self.train.cycle and len(self.train.tasks) < len(TASKS):
+            faults.append("train.cycle: there are no turns with one task in train.tasks")
+        together = len(self.train.tasks) == len(TASKS) and self.train.method == "rl" and not self.train.cycle
+        if self.algo.credit != "per_task" and not together:
+            faults.append(
+                f"algo.credit: {self.algo.credit} needs both tasks in every step, to be rewarded in pairs; use per_task"
+            )
         if faults:
             raise ValueError("\n".join(faults))
         return self

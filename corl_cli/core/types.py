@@ -17,6 +17,7 @@ if TYPE_CHECKING:
 Task = Literal["t2i", "mm2t"]
 TASKS: tuple[Task, ...] = ("t2i", "mm2t")
 AnswerType = Literal["mc", "oe"]
+Scoring = Literal["conditional", "guided", "guided-detached"]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -24,7 +25,7 @@ class Triplet:
     """<image, prompt, question>: a real image, a caption of it, and a question about it with its answer.
 
     `question` is what the policy is asked, options and instruction included; `answer` is stored clean: the letter
-    for `mc`, the words for `oe`.
+    for `mc`, the words for `oe`. `solution` is a whole completion to imitate, where the data have one.
     """
 
     id: str
@@ -34,6 +35,7 @@ class Triplet:
     answer: str
     answer_type: AnswerType
     source: str
+    solution: str = ""
 
 
 class LazyTriplets(Sequence[Triplet]):
@@ -60,7 +62,9 @@ class Sampling:
     """How completions of one task are drawn; temperature 0 is greedy.
 
     `max_new_tokens` bounds text only (a drawing always has as many tokens as the VQ grid); `cfg_weight` is used by
-    t2i only, 1 means no classifier-free guidance.
+    t2i only, 1 means no classifier-free guidance. `scoring` says which distribution log-probs are of where there is
+    guidance: `conditional` without it (paper), `guided` the mixed one, `guided-detached` the same without a gradient
+    through its unconditional half.
     """
 
     group_size: int = 1
@@ -68,6 +72,7 @@ class Sampling:
     top_p: float = 1.0
     cfg_weight: float = 1.0
     max_new_tokens: int = 512
+    scoring: Scoring = "conditional"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -102,8 +107,8 @@ class Rollout(Samples):
 
     Prompts are left-padded; `pixel_values` [B, C, H, W] holds each
     distinct input image once (mm2t only); `logps` [N, L] are the sampler's own log-probs under the scoring
-    distribution (temperature applied, before CFG mixing and top-p; float32); they are None for rows made from given
-    targets.
+    distribution (temperature applied, before top-p; float32); they are None for rows made from given targets.
+    `truncated` [N] marks completions that the token limit cut off.
     """
 
     prompt_ids: Tensor
@@ -112,6 +117,7 @@ class Rollout(Samples):
     completion_ids: Tensor
     completion_mask: Tensor
     logps: Tensor | None
+    truncated: Tensor
 
     def select(self, groups: Sequence[int]) -> Rollout:
         """See Samples.select."""
@@ -125,6 +131,7 @@ class Rollout(Samples):
             completion_ids=self.completion_ids[rows],
             completion_mask=self.completion_mask[rows],
             logps=None if self.logps is None else self.logps[rows],
+            truncated=self.truncated[rows],
             outputs=[self.outputs[row] for row in rows],
         )
 
@@ -153,11 +160,12 @@ class RewardResult:
 class Experience:
     """A rollout ready for the update: advantages [N] (0 where the row is left out), old and reference log-probs [N, L].
 
-    `rows` [N] is False for rows whose reward is masked; `ref_logps` is None when beta = 0.
+    `rows` [N] says which rows are in the loss; `rewards` is None for targets to imitate, `old_logps` where each rollout
+    is used once, `ref_logps` where beta is 0.
     """
 
     rollout: Rollout
-    rewards: RewardResult
+    rewards: RewardResult | None
     advantages: Tensor
     rows: Tensor
     old_logps: Tensor | None

@@ -42,10 +42,22 @@ class ShuffledBatches:
         return self.per_epoch * self.epochs
 
     def __getitem__(self, step: int) -> list[Triplet]:
+        chosen = self._batch(step)
+        return [self.triplets[index] for index in chosen[self.process :: self.processes]]
+
+    def spare(self, step: int, attempt: int, number: int) -> list[Triplet]:
+        """At most `number` triplets that are in no process' share of the step, others at every attempt."""
+        taken = set(self._batch(step))
+        others = [index for index in range(len(self.triplets)) if index not in taken]
+        random.Random(f"{self.seed}/{step}").shuffle(others)
+        share = self.batch_size // self.processes
+        mine = others[self.process :: self.processes][attempt * share : (attempt + 1) * share]
+        return [self.triplets[index] for index in mine[:number]]
+
+    def _batch(self, step: int) -> list[int]:
         epoch, batch = divmod(step, self.per_epoch)
         if self.order[0] != epoch:
             order = list(range(len(self.triplets)))
             random.Random(f"{self.seed}/{epoch}").shuffle(order)
             self.order = (epoch, order)
-        chosen = self.order[1][batch * self.batch_size : (batch + 1) * self.batch_size]
-        return [self.triplets[index] for index in chosen[self.process :: self.processes]]
+        return self.order[1][batch * self.batch_size : (batch + 1) * self.batch_size]

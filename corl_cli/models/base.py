@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
@@ -25,6 +25,16 @@ class Embedded(NamedTuple):
     ids: Tensor
 
 
+class Scored(NamedTuple):
+    """Log-probs of completion tokens and entropies of the distributions that they are of, [N, L] in float32.
+
+    0 where masked; entropies carry no gradient.
+    """
+
+    logps: Tensor
+    entropies: Tensor
+
+
 class UnifiedPolicy(nn.Module, ABC):
     """One network that draws images from prompts (t2i) and answers questions about images (mm2t)."""
 
@@ -39,8 +49,14 @@ class UnifiedPolicy(nn.Module, ABC):
         """How many parameters learn and how many are frozen, from the configuration alone."""
 
     @abstractmethod
-    def save(self, path: Path) -> None:
-        """Write weights, configuration and processor to a folder that `load` and transformers can read."""
+    def weights(self) -> dict[str, Tensor]:
+        """The weights that `save` writes, by name."""
+
+    @abstractmethod
+    def save(self, path: Path, weights: Mapping[str, Tensor] | None = None) -> None:
+        """Write weights (its own unless given), configuration and processor to a folder that `load` and transformers
+        can read.
+        """
 
     @abstractmethod
     def sample(self, task: Task, triplets: Sequence[Triplet], sampling: Sampling, *, key: str) -> Rollout:
@@ -55,8 +71,8 @@ class UnifiedPolicy(nn.Module, ABC):
         """Rows whose completions are given (texts, or images through the VQ encoder) instead of sampled."""
 
     @abstractmethod
-    def forward(self, rollout: Rollout) -> Tensor:
-        """Log-probs [N, L] in float32 of the completions under the scoring distribution; 0 where masked.
+    def forward(self, rollout: Rollout) -> Scored:
+        """Log-probs of the completions under the scoring distribution.
 
         It is forward itself, so that the hooks of DDP and FSDP fire.
         """

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -22,7 +22,7 @@ from transformers import (
 
 from corl_cli.core.errors import CorlError
 from corl_cli.core.types import Rollout, Sampling, Task, Triplet
-from corl_cli.models.base import Embedded, UnifiedPolicy
+from corl_cli.models.base import Embedded, Scored, UnifiedPolicy
 from corl_cli.models.logprobs import token_logps
 from corl_cli.models.noise import row_keys
 from corl_cli.models.prompts import ChatPrompts
@@ -88,9 +88,13 @@ class JanusPolicy(UnifiedPolicy):
         learn = sum(p.numel() for p in model.parameters() if p.requires_grad)
         return learn, sum(p.numel() for p in model.parameters()) - learn
 
-    def save(self, path: Path) -> None:
+    def weights(self) -> dict[str, Tensor]:
+        """See UnifiedPolicy.weights."""
+        return dict(self.model.state_dict())
+
+    def save(self, path: Path, weights: Mapping[str, Tensor] | None = None) -> None:
         """See UnifiedPolicy.save."""
-        self.model.save_pretrained(path)
+        self.model.save_pretrained(path, state_dict=weights)
         self.processor.save_pretrained(path)
 
     def learn(self, tasks: Sequence[Task]) -> None:
@@ -128,6 +132,7 @@ class JanusPolicy(UnifiedPolicy):
             completion_ids=tokens,
             completion_mask=written,
             logps=logps,
+            truncated=written.all(1) & (tokens[:, -1] != self.tokenizer.eos_token_id) & (task == "mm2t"),
             outputs=list(outputs),
             sampling=sampling,
         )
@@ -196,13 +201,14 @@ class JanusPolicy(UnifiedPolicy):
             completion_ids=tokens,
             completion_mask=written,
             logps=None,
+            truncated=torch.zeros(len(tokens), dtype=torch.bool, device=tokens.device),
             outputs=list(targets),
             sampling=Sampling(),
         )
 
     # ---- scoring --------------------------------------------------------------------------------------------------
 
-    def forward(self, rollout: Rollout) -> Tensor:
+    def forward(self, rollout: Rollout) -> Scored:
         """See UnifiedPolicy.forward.
 
         With a prompt of P tokens, hidden state P - 1 + k predicts completion token k: the rows fed are the prompt and

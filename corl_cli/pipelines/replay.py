@@ -23,11 +23,12 @@ from corl_cli.pipelines.recordings import Recordings, pooled, zero_variance
 from corl_cli.rewards import bind
 from corl_cli.rewards.base import Criterion, Options, Reward, Rubric, Scores
 from corl_cli.scoring.agreement import best_changes, kendall
-from corl_cli.trainer import loop, metrics
+from corl_cli.trainer import metrics
 from corl_cli.trainer.checkpoint import complete
+from corl_cli.trainer.credit import credit
 from corl_cli.trainer.rollout import Recorded
 
-CREDIT = ("algo.credit", "algo.mm2t_weight", "algo.scale_advantages")
+CREDIT = ("algo.credit", "algo.blend", "algo.mm2t_weight", "algo.scale_advantages")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -216,7 +217,7 @@ class Scorer:
         """The step with the rewards, advantages and counted rows of the changed recipe."""
         policy = self._drawn_by(step) if any(reward.needs_policy for reward in self.rewards.values()) else None
         results = {task: self._rubric(task, recorded[task])(recorded[task].samples, policy) for task in recorded}
-        advantages = loop.credit(results, self.recipe.algo, self.recipe.sampling.group_size)
+        advantages = credit(results, self.recipe.algo, self.recipe.sampling.group_size)
         return {
             task: replace(recorded[task], rewards=results[task], advantages=values, rows=rows)
             for task, (values, rows) in advantages.items()

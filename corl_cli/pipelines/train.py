@@ -22,6 +22,7 @@ from corl_cli.models.base import UnifiedPolicy
 from corl_cli.pipelines import build
 from corl_cli.rewards.base import Reward
 from corl_cli.trainer import checkpoint
+from corl_cli.trainer.distributed import Replicated
 from corl_cli.trainer.journal import SAMPLE_TRIPLETS, Display, Journal
 from corl_cli.trainer.loop import Trainer
 from corl_cli.trainer.probes import Probes
@@ -76,7 +77,11 @@ def train(recipe: Recipe, run: RunDir, display: Display) -> None:
     optimizer = torch.optim.AdamW(
         policy.trainable(), lr=recipe.optim.lr, betas=recipe.optim.betas, weight_decay=recipe.optim.weight_decay
     )
-    state = checkpoint.load_state(saved[-1], optimizer) if saved else checkpoint.State()
+    strategy = Replicated(policy)
+    state = checkpoint.State()
+    if saved:
+        state, progress = checkpoint.load(saved[-1])
+        strategy.restore(optimizer, progress)
     if accelerator.is_main_process:
         run.truncate_after(state.step if saved else -1)
     if recipe.tracking.trackers:
@@ -87,7 +92,7 @@ def train(recipe: Recipe, run: RunDir, display: Display) -> None:
         run=run,
         recipe=recipe,
         accelerator=accelerator,
-        policy=policy,
+        strategy=strategy,
         optimizer=optimizer,
         probes=_probes(recipe, accelerator.device, reference, loaded),
         samples=_samples(recipe),
@@ -98,13 +103,14 @@ def train(recipe: Recipe, run: RunDir, display: Display) -> None:
     trainer = Trainer(
         recipe=recipe,
         accelerator=accelerator,
-        policy=policy,
+        strategy=strategy,
         reference=reference,
         rubrics=rubrics,
         batches=batches,
         optimizer=optimizer,
         journal=journal,
         num_steps=num_steps,
+        skipped=state.skipped,
     )
     with journal:
         trainer.fit(state.step)

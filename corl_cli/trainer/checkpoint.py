@@ -2,13 +2,14 @@
 
 import json
 import shutil
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import Any
 
 import torch
-from torch.optim import Optimizer
+from torch import Tensor
 
 from corl_cli.core.errors import CorlError
 from corl_cli.models.base import UnifiedPolicy
@@ -18,21 +19,32 @@ STATE = "state.json"
 
 @dataclass(frozen=True, kw_only=True)
 class State:
-    """How far a run is: steps done, and the seconds they took."""
+    """How far a run is: steps done, the seconds they took, and how many steps in a row were skipped last."""
 
     step: int = 0
     seconds: float = 0.0
+    skipped: int = 0
 
 
-def save(folder: Path, policy: UnifiedPolicy, optimizer: Optimizer, state: State, keep: int) -> Path:
-    """Save one step's state as `folder`/step-N and drop all but the newest `keep` of them."""
+def save(
+    folder: Path,
+    policy: UnifiedPolicy,
+    weights: Mapping[str, Tensor],
+    optimizer: Mapping[str, Any],
+    state: State,
+    keep: int,
+) -> Path:
+    """Save one step's state as `folder`/step-N and drop all but the newest `keep` of them.
+
+    `policy` says how these weights are written; the optimiser's state goes by parameters' names.
+    """
     path = folder / f"step-{state.step:06d}"
     partial = folder / f".{path.name}.partial"
     shutil.rmtree(partial, ignore_errors=True)
     with _space(partial):
         partial.mkdir(parents=True)
-        policy.save(partial)
-        torch.save(optimizer.state_dict(), partial / "optimizer.pt")
+        policy.save(partial, weights)
+        torch.save(optimizer, partial / "optimizer.pt")
         (partial / STATE).write_text(json.dumps(asdict(state), indent=2) + "\n", encoding="utf-8")
         shutil.rmtree(path, ignore_errors=True)
         partial.rename(path)
@@ -65,11 +77,11 @@ def complete(folder: Path) -> list[Path]:
     return sorted(path.parent for path in folder.glob(f"step-*/{STATE}"))
 
 
-def load_state(path: Path, optimizer: Optimizer) -> State:
-    """Bring the optimiser to the state saved at `path` and say how far it is; CorlError when it is damaged."""
+def load(path: Path) -> tuple[State, dict[str, Any]]:
+    """How far the run saved at `path` is, and the state of its optimiser; CorlError when it is damaged."""
     try:
-        optimizer.load_state_dict(torch.load(path / "optimizer.pt", map_location="cpu", weights_only=True))
-        return State(**json.loads((path / STATE).read_text(encoding="utf-8")))
+        state = State(**json.loads((path / STATE).read_text(encoding="utf-8")))
+        return state, torch.load(path / "optimizer.pt", map_location="cpu", weights_only=True)
     except Exception as error:
         raise damaged(path, str(error).splitlines()[0]) from error
 

@@ -23,8 +23,8 @@ from corl_cli.core.pictures import Tile, sheet
 from corl_cli.core.recipe import Recipe
 from corl_cli.core.run_dir import RunDir, write_atomic
 from corl_cli.core.types import TASKS, Experience, Task, Triplet
-from corl_cli.models.base import UnifiedPolicy
 from corl_cli.trainer import checkpoint
+from corl_cli.trainer.distributed import Strategy
 from corl_cli.trainer.preflight import Identity
 from corl_cli.trainer.probes import Probes, Reading
 from corl_cli.trainer.rollout import record
@@ -49,7 +49,7 @@ class Journal:
     run: RunDir
     recipe: Recipe
     accelerator: Accelerator
-    policy: UnifiedPolicy
+    strategy: Strategy
     optimizer: Optimizer
     probes: Probes | None
     samples: Sequence[Triplet]
@@ -83,8 +83,10 @@ class Journal:
             )
         self._write({"step": step, "identity": asdict(identity)})
 
-    def step(self, step: int, metrics: Mapping[str, float], batch: Mapping[Task, Experience]) -> None:
-        """After optimiser step `step` (from 1): log, and whatever is due."""
+    def step(
+        self, step: int, metrics: Mapping[str, float], batch: Mapping[Task, Experience], *, skipped: int = 0
+    ) -> None:
+        """After optimiser step `step` (from 1): log, and whatever is due; `skipped` is for the state."""
         due = {
             name: step % every == 0 or step == self.num_steps
             for name, every in {
@@ -103,12 +105,12 @@ class Journal:
             self._probe(step)
         if due["sample"]:
             self._sample(step)
-        if due["rollout"] and self.accelerator.is_main_process:
+        if due["rollout"] and self.recipe.train.method == "rl" and self.accelerator.is_main_process:
             record(self.run.rollouts / f"step-{step:06d}", batch)
         asked = torch.tensor(int(self.stop is not None), device=self.accelerator.device)
         stopping = int(self.accelerator.reduce(asked)) > 0  # one process asked is all of them
         if due["save"] or stopping:
-            self._save(step)
+            self._save(checkpoint.State(step=step, seconds=self.seconds, skipped=skipped))
         if stopping and step < self.num_steps:
             number = self.stop or signal.SIGTERM
             raise Interrupted(
@@ -126,7 +128,7 @@ class Journal:
         if self.probes is None:
             return
         begun = time.perf_counter()
-        readings = self.probes.measure(self.policy, self.accelerator)
+        readings = self.probes.measure(self.strategy.actor, self.accelerator)
         spent = time.perf_counter() - begun
         for reading in readings:
             self._write({"step": step, "probe": asdict(reading)})
@@ -140,7 +142,7 @@ class Journal:
         answers = []
         for task in self.recipe.train.tasks:
             sampling = replace(self.recipe.sampling.of(task), group_size=SAMPLES_EACH)
-            rollout = self.policy.sample(task, self.samples, sampling, key="sample")
+            rollout = self.strategy.actor.sample(task, self.samples, sampling, key="sample")
             for row, output in enumerate(rollout.outputs):
                 triplet = rollout.triplets[row]
                 if isinstance(output, Image.Image):
@@ -152,10 +154,11 @@ class Journal:
         lines = "".join(json.dumps(answer, ensure_ascii=False) + "\n" for answer in answers)
         write_atomic(stem.with_suffix(".jsonl"), lines)
 
-    def _save(self, step: int) -> None:
+    def _save(self, state: checkpoint.State) -> None:
+        weights, optimizer = self.strategy.save(self.optimizer)
         if self.accelerator.is_main_process:
-            state = checkpoint.State(step=step, seconds=self.seconds)
-            checkpoint.save(self.run.checkpoints, self.policy, self.optimizer, state, self.recipe.checkpoint.keep)
+            policy, keep = self.strategy.actor, self.recipe.checkpoint.keep
+            checkpoint.save(self.run.checkpoints, policy, weights, optimizer, state, keep)
         self.accelerator.wait_for_everyone()
 
     def _warn(self, metrics: Mapping[str, float]) -> None:

@@ -1,34 +1,36 @@
 """CoRL's training loop: for each batch of triplets draw and answer, reward, compare within groups, update.
 
-Unified training is the tasks {t2i, mm2t}, refined training a set of one; nothing else differs. Read `fit` first.
+Unified training is the tasks {t2i, mm2t}, refined training a set of one, a cycle the tasks by turns; nothing else
+differs. Read `fit` first.
 """
 
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager, nullcontext
-from dataclasses import dataclass, replace
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
 
 import torch
 from accelerate import Accelerator
 from accelerate.utils import gather_object
-from torch import Tensor
+from torch import Tensor, nn
 from torch.optim import Optimizer
 
 from corl_cli.core.errors import CorlError
-from corl_cli.core.recipe import Algo, Recipe
-from corl_cli.core.types import Experience, RewardResult, Rollout, Task
+from corl_cli.core.recipe import Recipe
+from corl_cli.core.types import Experience, RewardResult, Rollout, Task, Triplet
 from corl_cli.models.base import UnifiedPolicy
-from corl_cli.trainer import objective
+from corl_cli.trainer import metrics as measured
+from corl_cli.trainer.credit import credit
+from corl_cli.trainer.distributed import Strategy
 from corl_cli.trainer.journal import Journal
-from corl_cli.trainer.metrics import finish, summarise
 from corl_cli.trainer.preflight import check_identity
-from corl_cli.trainer.rollout import generate
-from corl_cli.trainer.schedule import learning_rate
+from corl_cli.trainer.resampling import resample
+from corl_cli.trainer.rollout import generate, targets
+from corl_cli.trainer.schedule import turn
 from corl_cli.trainer.types import Batches, Rubric
-
-Metrics = dict[str, float]
+from corl_cli.trainer.update import Metrics, Updater
 
 
 @dataclass(kw_only=True)
@@ -37,165 +39,123 @@ class Trainer:
 
     recipe: Recipe
     accelerator: Accelerator
-    policy: UnifiedPolicy
+    strategy: Strategy
     reference: UnifiedPolicy | None
     rubrics: Mapping[Task, Rubric]
     batches: Batches
     optimizer: Optimizer
     journal: Journal
     num_steps: int
+    skipped: int = 0
 
     def __post_init__(self) -> None:
-        self.samplings = {task: self.recipe.sampling.of(task) for task in self.recipe.train.tasks}
-        self.model = self.accelerator.prepare(self.policy).eval()  # the policy as DDP sees it; self.policy stays bare
         self.seconds: Metrics = {}
+        self.updater = Updater(
+            recipe=self.recipe,
+            accelerator=self.accelerator,
+            strategy=self.strategy,
+            optimizer=self.optimizer,
+            num_steps=self.num_steps,
+            skipped=self.skipped,
+        )
 
     def fit(self, start: int = 0) -> None:
         """Train from optimiser step `start` to the end; raises what stopped it, with the state saved."""
+        self.strategy.learner.eval()
         self.journal.begin(start)
         for step in range(start, self.num_steps):
-            with self.timed("rollout"):
-                key = f"train|{self.recipe.seed}|{step}"
-                rollouts = generate(self.policy, self.batches[step], self.samplings, key=key)
-            if step <= start + 1:  # once more after an update: a sampler with stale weights shows only then
-                for rollout in rollouts.values():
-                    identity = check_identity(self.policy, rollout, self.recipe.model.dtype)
-                    self.journal.identity(step + 1, identity, aloud=step == start)
-            with self.timed("reward"):
-                rewards = {task: self.rubrics[task](rollout, self.policy) for task, rollout in rollouts.items()}
+            torch.manual_seed(hash((self.recipe.seed, step, self.accelerator.process_index)))  # dropout of adapters
+            tasks = turn(self.recipe.train, step, self.batches.per_epoch)
+            if self.recipe.train.method == "rl":
+                batch, found = self.reinforce(step, tasks, since=step - start)
+            else:
+                batch, found = self.imitate(self.batches[step], tasks), {}
             with self.timed("update"):
-                batch = self.experience(rollouts, rewards)
-                metrics = self.update(batch, step)
-            metrics |= finish(gather_object([summarise(batch, self.recipe)]))
-            metrics |= {f"time/{phase}": value for phase, value in self.seconds.items()}
-            self.journal.step(step + 1, metrics, batch)
+                found |= self.updater.update(batch, step)
+            found |= measured.finish(gather_object([measured.summarise(batch, self.recipe, self.seconds)]))
+            found |= {f"time/{phase}": value for phase, value in self.seconds.items()}
+            self.journal.step(step + 1, found, batch, skipped=self.updater.skipped)
+
+    def reinforce(self, step: int, tasks: Sequence[Task], *, since: int) -> tuple[dict[Task, Experience], Metrics]:
+        """What the policy did for the triplets of a step, and what it was worth."""
+        samplings = {task: self.recipe.sampling.of(task) for task in tasks}
+        key = f"train|{self.recipe.seed}|{step}"
+        self.seconds = {}
+
+        def roll(triplets: Sequence[Triplet]) -> tuple[dict[Task, Rollout], dict[Task, RewardResult]]:
+            with self.timed("rollout"):
+                rollouts = generate(self.strategy.actor, triplets, samplings, key=key)
+            with self.timed("reward"):
+                return rollouts, {task: self.rubrics[task](own, self.strategy.actor) for task, own in rollouts.items()}
+
+        rollouts, rewards = roll(self.batches[step])
+        if since <= 1:  # once more after an update: a sampler with stale weights shows only then
+            for rollout in rollouts.values():
+                identity = check_identity(self.score, rollout, self.recipe.model.dtype)
+                self.journal.identity(step + 1, identity, aloud=since == 0)
+        replaced = 0
+        if self.recipe.algo.dynamic_sampling:
+            rollouts, rewards, replaced = resample(rollouts, rewards, self.recipe.algo, self.batches, step, roll)
+        with self.timed("reference"):
+            batch = self.experience(rollouts, rewards)
+        return batch, {
+            "replaced": self.updater.total([float(replaced)])[0]
+        } if self.recipe.algo.dynamic_sampling else {}
 
     def experience(
         self, rollouts: Mapping[Task, Rollout], rewards: Mapping[Task, RewardResult]
     ) -> dict[Task, Experience]:
         """Advantages by the recipe's credit, and the log-probs to compare with."""
-        advantages = credit(rewards, self.recipe.algo, self.recipe.sampling.group_size)
+        algo = self.recipe.algo
+        advantages = credit(rewards, algo, self.recipe.sampling.group_size, self._deviation)
         batch = {}
         for task, rollout in rollouts.items():
             values, rows = advantages[task]
-            if self.total(rows.sum()) == 0:
+            if algo.mask_truncated:  # the reward stays in the baseline
+                rows = rows & ~rollout.truncated.cpu()
+            if self.updater.total([float(advantages[task][1].sum())]) == [0.0]:
                 raise _nothing_scored(rewards)
-            with torch.no_grad():
-                old = self.policy(rollout) if self.recipe.algo.num_iterations > 1 else None
-                ref = self.reference(rollout) if self.reference and self.recipe.algo.beta > 0 else None
             batch[task] = Experience(
-                rollout=rollout, rewards=rewards[task], advantages=values, rows=rows, old_logps=old, ref_logps=ref
+                rollout=rollout,
+                rewards=rewards[task],
+                advantages=values.where(rows, 0.0),
+                rows=rows,
+                old_logps=self.score(rollout) if algo.num_iterations > 1 else None,
+                ref_logps=self.score(rollout, self.reference) if self.reference and algo.beta > 0 else None,
             )
         return batch
 
-    def update(self, batch: Mapping[Task, Experience], step: int) -> Metrics:
-        """`num_iterations` optimiser steps on one batch; returns the metrics of the last."""
-        rate = learning_rate(self.recipe.optim, step, self.num_steps)
-        for group in self.optimizer.param_groups:
-            group["lr"] = rate
-        for _ in range(self.recipe.algo.num_iterations):
-            metrics = self.accumulate(batch)
-            norm = self.accelerator.clip_grad_norm_(self.policy.trainable(), self.recipe.optim.max_grad_norm)
-            if not torch.isfinite(norm):
-                raise CorlError(
-                    f"The gradient of step {step + 1} is not finite; the weights were left as they were.",
-                    "Lower optim.lr, or look at the rewards; checkpoints before this step are whole.",
+    def imitate(self, triplets: Sequence[Triplet], tasks: Sequence[Task]) -> dict[Task, Experience]:
+        """The triplets' own images and solutions, to be made more likely."""
+        self.seconds = {}
+        batch = {}
+        with self.timed("encode"):
+            for task in tasks:
+                rollout = self.strategy.actor.encode(task, triplets, targets(task, triplets))
+                ones = torch.ones(len(rollout))
+                batch[task] = Experience(
+                    rollout=rollout, rewards=None, advantages=ones, rows=ones.bool(), old_logps=None, ref_logps=None
                 )
-            self.optimizer.step()
-            self.optimizer.zero_grad(set_to_none=True)
-        return metrics | {"lr": rate, "grad_norm": float(norm)}
+        return batch
 
-    def accumulate(self, batch: Mapping[Task, Experience]) -> Metrics:
-        """Add up the gradients of all micro-batches; only the last backward pass synchronises processes.
-
-        The last is always mm2t when both tasks train: a t2i pass does not touch lm_head, and DDP would wait for it.
-        """
-        pieces = [(task, piece) for task in sorted(batch, reverse=True) for piece in self.micro_batches(batch[task])]
-        counted = {task: self.total(experience.rows.sum()) for task, experience in batch.items()}
-        metrics: Metrics = {}
-        self.model.train()  # only here: checkpointed layers corrupt what is sampled or scored with a cache
-        for index, (task, piece) in enumerate(pieces):
-            last = index == len(pieces) - 1
-            with nullcontext() if last else self.accelerator.no_sync(self.model):
-                loss, sums = self.loss(piece)
-                weight = self.recipe.algo.mm2t_weight if task == "mm2t" and self.separate else 1.0
-                # DDP averages gradients over processes, the loss is a mean over all their rows
-                scale = weight * self.accelerator.num_processes / max(1.0, counted[task])
-                self.accelerator.backward(loss * scale)
-            for name, value in sums.items():
-                metrics[f"{name}/{task}"] = metrics.get(f"{name}/{task}", 0.0) + float(value)
-        self.model.eval()
-        return {name: self.total(value) / max(1.0, counted[_task(name)]) for name, value in metrics.items()}
-
-    def loss(self, piece: Experience) -> tuple[Tensor, dict[str, Tensor]]:
-        """Summed loss of the rows of one micro-batch, and the sums that are logged."""
-        rollout = piece.rollout
-        mask, rows = rollout.completion_mask.float(), piece.rows.to(rollout.completion_ids.device)
-        logps = self.model(rollout)
-        old = logps.detach() if piece.old_logps is None else piece.old_logps
-        values, clipped = objective.policy_loss(
-            logps, old, piece.advantages.to(logps.device), self.recipe.algo.clip_eps
-        )
-        sums = {"nll": -logps.detach(), "clipped": clipped.float()}
-        if piece.ref_logps is not None:
-            kl = objective.kl_divergence(logps, piece.ref_logps)
-            values = values + self.recipe.algo.beta * kl
-            sums["kl"] = kl.detach()
-        sums["loss"] = values.detach()
-        reduced = {name: objective.sequence_mean(value, mask, rows) for name, value in sums.items()}
-        return objective.sequence_mean(values, mask, rows), reduced
-
-    def micro_batches(self, experience: Experience) -> Iterator[Experience]:
-        """The experience in pieces of `micro_batch_size` whole groups."""
-        size = self.recipe.sampling.group_size
-        groups = len(experience.rollout) // size
-        step = self.recipe.train.micro_batch_size or groups
-        for start in range(0, groups, step):
-            chosen = range(start, min(start + step, groups))
-            rows = slice(chosen.start * size, chosen.stop * size)
-            yield replace(
-                experience,
-                rollout=experience.rollout.select(chosen),
-                advantages=experience.advantages[rows],
-                rows=experience.rows[rows],
-                old_logps=None if experience.old_logps is None else experience.old_logps[rows],
-                ref_logps=None if experience.ref_logps is None else experience.ref_logps[rows],
-            )
-
-    @property
-    def separate(self) -> bool:
-        """Whether each task has an advantage of its own."""
-        return self.recipe.algo.credit == "per_task"
-
-    def total(self, value: float | Tensor) -> float:
-        """A number summed over all processes."""
-        tensor = torch.as_tensor(float(value), dtype=torch.float64, device=self.accelerator.device)
-        return float(self.accelerator.reduce(tensor, reduction="sum"))
+    @torch.no_grad()
+    def score(self, rollout: Rollout, scorer: nn.Module | None = None) -> Tensor:
+        """Log-probs [N, L] by the learner's own forward pass, or by another policy's, a micro-batch at a time."""
+        scorer = scorer or self.strategy.learner
+        return torch.cat([scorer(rollout.select(chosen)).logps for chosen in self.updater.chunks(rollout)])
 
     @contextmanager
     def timed(self, phase: str) -> Iterator[None]:
-        """Measure one phase of a step in seconds."""
+        """Add the seconds spent inside to one phase of the step."""
         begun = time.perf_counter()
         yield
-        self.seconds[phase] = time.perf_counter() - begun
+        self.seconds[phase] = self.seconds.get(phase, 0.0) + time.perf_counter() - begun
 
-
-def credit(rewards: Mapping[Task, RewardResult], algo: Algo, group_size: int) -> dict[Task, tuple[Tensor, Tensor]]:
-    """Advantages [N] and counted rows [N] of each task.
-
-    `joint` (paper): row i is the pair of drawing i and answer i, one advantage for both, and a row missing in either
-    task is left out of both. `per_task`: each task's own.
-    """
-    if algo.credit == "per_task" or len(rewards) == 1:
-        return {
-            task: (objective.group_advantages(r.total, r.valid, group_size, scale=algo.scale_advantages), r.valid)
-            for task, r in rewards.items()
-        }
-    t2i, mm2t = rewards["t2i"], rewards["mm2t"]
-    rows = t2i.valid & mm2t.valid
-    total = objective.joint_rewards(t2i.total, mm2t.total, algo.mm2t_weight)
-    advantages = objective.group_advantages(total, rows, group_size, scale=algo.scale_advantages)
-    return {"t2i": (advantages, rows), "mm2t": (advantages, rows)}
+    def _deviation(self, rewards: Tensor) -> float:
+        """Standard deviation of the rewards of all processes."""
+        parts = gather_object([measured.Summary.of(rewards)])
+        whole = sum(parts[1:], parts[0])
+        return whole.deviation if whole.count > 1 else 0.0
 
 
 def _nothing_scored(rewards: Mapping[Task, RewardResult]) -> CorlError:
@@ -208,7 +168,3 @@ def _nothing_scored(rewards: Mapping[Task, RewardResult]) -> CorlError:
                 why = f": {result.notes[name][missing[0]]}" if name in result.notes else ""
                 reasons.append(f"{task} {name} failed for {len(missing)} of {len(result.total)}{why}")
     return CorlError(f"No sample of this step has a reward. {'; '.join(reasons)}", "Mend the rewards above.")
-
-
-def _task(name: str) -> Task:
-    return "t2i" if name.endswith("/t2i") else "mm2t"

@@ -7,6 +7,7 @@ are added up first and divided once.
 from __future__ import annotations
 
 import math
+from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
@@ -14,7 +15,7 @@ import torch
 from torch import Tensor
 
 from corl_cli.core.recipe import Recipe
-from corl_cli.core.types import Experience, Task
+from corl_cli.core.types import Experience, RewardResult, Task
 from corl_cli.scoring import groups
 from corl_cli.trainer import objective
 from corl_cli.trainer.rollout import Recorded
@@ -63,14 +64,23 @@ class Summary:
 Summaries = dict[str, Summary]
 
 
-def summarise(batch: Mapping[Task, Experience], recipe: Recipe) -> Summaries:
-    """Rewards, groups, lengths and shares of this process' part of a step."""
+def summarise(batch: Mapping[Task, Experience], recipe: Recipe, seconds: Mapping[str, float]) -> Summaries:
+    """Rewards, groups, lengths, shares and speed of this process' part of a step, whose phases took `seconds`."""
     found: Summaries = {}
+    tokens = 0
     for task, experience in batch.items():
-        found |= {f"{name}/{task}": values for name, values in _of_task(experience, recipe).items()}
-        found |= _of_rewards(task, experience)
+        mask = experience.rollout.completion_mask
+        tokens += int(mask.sum())
+        found[f"length/{task}"] = Summary.of(mask.float().sum(1).cpu())
+        if experience.rewards is None:
+            continue
+        found |= {f"{name}/{task}": values for name, values in _of_rows(experience).items()}
+        found |= _of_rewards(task, experience, experience.rewards)
+    if recipe.train.method == "sft":
+        return found
     covariances, variances = _covariances(batch, recipe)
-    return found | {f"share/{name}": Summary(variances[name], value) for name, value in covariances.items()}
+    found |= {f"share/{name}": Summary(variances[name], value) for name, value in covariances.items()}
+    return found | {"tokens_per_second": Summary(1.0, tokens / seconds["rollout"])} if "rollout" in seconds else found
 
 
 def finish(parts: Sequence[Summaries]) -> dict[str, float]:
@@ -85,6 +95,8 @@ def finish(parts: Sequence[Summaries]) -> dict[str, float]:
             metrics[f"reward_std/{name.removeprefix('reward/')}"] = summary.deviation
         if name == "length/mm2t":
             metrics |= {"length_min/mm2t": summary.low, "length_max/mm2t": summary.high}
+        if name == "tokens_per_second":
+            metrics[name] = summary.total  # of all processes together
     return metrics
 
 
@@ -98,21 +110,19 @@ def shares(batch: Mapping[Task, Experience] | Mapping[Task, Recorded], recipe: R
     return {name: Summary(variances[name], value).mean for name, value in covariances.items()}
 
 
-def _of_task(experience: Experience, recipe: Recipe) -> Summaries:
-    rollout, size = experience.rollout, recipe.sampling.group_size
-    lengths = rollout.completion_mask.float().sum(1).cpu()
+def _of_rows(experience: Experience) -> Summaries:
+    rollout = experience.rollout
     found = {
         "masked": Summary.of((~experience.rows).float()),
-        "zero_variance": _zero_variance(experience.advantages, experience.rows, size),
-        "length": Summary.of(lengths),
+        "zero_variance": _zero_variance(experience.advantages, experience.rows, rollout.sampling.group_size),
     }
     if rollout.task == "mm2t":
-        found["at_limit"] = Summary.of((lengths == recipe.sampling.mm2t.max_new_tokens).float())
+        found["at_limit"] = Summary.of(rollout.truncated.float().cpu())
     return found
 
 
-def _of_rewards(task: Task, experience: Experience) -> Summaries:
-    rewards, size = experience.rewards, experience.rollout.sampling.group_size
+def _of_rewards(task: Task, experience: Experience, rewards: RewardResult) -> Summaries:
+    size = experience.rollout.sampling.group_size
     found: Summaries = {}
     for name, values in (rewards.parts | {"total": rewards.total}).items():
         finite = torch.isfinite(values)
@@ -137,16 +147,24 @@ def _covariances(
     terms = {
         task: {f"{task}/{name}": lambdas[task] * term for name, term in experience.rewards.terms.items()}
         for task, experience in batch.items()
+        if experience.rewards is not None
     }
     rows = {task: experience.rows for task, experience in batch.items()}
-    together = recipe.algo.credit == "joint" and len(batch) == 2
-    fed = [(terms["t2i"] | terms["mm2t"], rows["t2i"])] if together else [(terms[task], rows[task]) for task in batch]
-    covariances: dict[str, float] = {}
-    variances: dict[str, float] = {}
-    for addends, counted in fed:
+    algo, pairs = recipe.algo, len(batch) == 2
+    fed = []  # terms of one sum, the rows that count, and how much of the advantage it is
+    if pairs and algo.credit != "per_task":
+        both = rows["t2i"] & rows["mm2t"]
+        fed.append((terms["t2i"] | terms["mm2t"], both, 1.0 if algo.credit == "joint" else algo.blend))
+    if not pairs or algo.credit != "joint":
+        own = 1 - algo.blend if pairs and algo.credit == "blend" else 1.0
+        fed += [(terms[task], rows[task], own) for task in terms]
+    covariances: dict[str, float] = defaultdict(float)
+    variances: dict[str, float] = defaultdict(float)
+    for addends, counted, weight in fed:
         found, variance = objective.covariances(
-            addends, counted, recipe.sampling.group_size, scale=recipe.algo.scale_advantages
+            addends, counted, recipe.sampling.group_size, scale=algo.scale_advantages == "group"
         )
-        covariances |= found
-        variances |= dict.fromkeys(found, variance)
+        for name, value in found.items():
+            covariances[name] += weight * value
+            variances[name] += weight * variance
     return covariances, variances

@@ -1,21 +1,33 @@
-"""GRPO's advantages and losses as pure tensor functions.
+"""GRPO's advantages and losses, and today's variants of them, as pure tensor functions.
 
-Shapes: N = B * G rows, group-major; L completion tokens. `rows` [N] says which rows count: a row whose reward is
-missing is left out of its group's statistics and has advantage 0.
+Shapes: N = B * G rows, group-major; L completion tokens. `rows` [N] says which rows count. A row that does not count,
+whatever the reason, is in no sum and in no number that a sum is divided by.
 """
+
+from dataclasses import dataclass
+from typing import Literal
 
 import torch
 from torch import Tensor
 
-from corl_cli.scoring.groups import standardise
+from corl_cli.scoring.groups import STD_EPS, standardise
+
+Scale = Literal["group", "batch", "none"]
+Ratio = Literal["token", "sequence"]
+Estimator = Literal["k1", "k2", "k3"]
+Reduction = Literal["grpo", "bnpo", "dr_grpo", "dapo"]
 
 
-def group_advantages(rewards: Tensor, rows: Tensor, group_size: int, *, scale: bool = True) -> Tensor:
-    """A_i = (r_i - mean) / (std + 1e-4) within each group (paper; DeepSeekMath, eq. 3), [N] -> [N].
+def group_advantages(
+    rewards: Tensor, rows: Tensor, group_size: int, scale: Scale = "group", deviation: float = torch.nan
+) -> Tensor:
+    """A_i = (r_i - mean of the group) / (std + 1e-4), [N] -> [N]; 0 for rows that do not count.
 
-    std carries Bessel's correction. Without `scale` only the mean is taken off (Dr. GRPO).
+    std, with Bessel's correction, is that of the group (paper; DeepSeekMath, eq. 3), or `deviation`, that of all
+    rewards of the step ("batch"); or nothing is divided ("none", Dr. GRPO).
     """
-    return standardise(rewards, rows, group_size, scale=scale)
+    advantages = standardise(rewards, rows, group_size, scale=scale == "group")
+    return advantages / (deviation + STD_EPS) if scale == "batch" else advantages
 
 
 def joint_rewards(t2i: Tensor, mm2t: Tensor, mm2t_weight: float) -> Tensor:
@@ -23,36 +35,73 @@ def joint_rewards(t2i: Tensor, mm2t: Tensor, mm2t_weight: float) -> Tensor:
     return t2i + mm2t_weight * mm2t
 
 
-def kl_divergence(logps: Tensor, ref_logps: Tensor) -> Tensor:
-    """Per-token estimate k3 of KL(pi || pi_ref) = exp(d) - d - 1, d = ref - logp (Schulman 2020; the paper's code)."""
+def kl_divergence(logps: Tensor, ref_logps: Tensor, estimator: Estimator = "k3") -> Tensor:
+    """Per-token estimates of KL(pi || pi_ref) with d = ref - logp (Schulman 2020): k1 = -d, k2 = d^2 / 2, and
+    k3 = exp(d) - d - 1 (the paper's code); [N, L].
+    """
     difference = ref_logps - logps
-    return difference.exp() - difference - 1
+    match estimator:
+        case "k1":
+            return -difference
+        case "k2":
+            return difference.square() / 2
+        case "k3":
+            return difference.exp() - difference - 1
+
+
+def ratios(logps: Tensor, old_logps: Tensor, mask: Tensor, level: Ratio = "token") -> Tensor:
+    """rho = pi / pi_old of each token [N, L] (paper), or of each row [N, 1]: the geometric mean over its tokens (GSPO,
+    arXiv 2507.18071, eq. 7).
+    """
+    difference = logps - old_logps
+    if level == "sequence":
+        difference = (difference * mask).sum(1, keepdim=True) / mask.sum(1, keepdim=True).clamp(min=1)
+    return difference.exp()
 
 
 def policy_loss(
-    logps: Tensor, old_logps: Tensor, advantages: Tensor, clip_eps: float | None = None
-) -> tuple[Tensor, Tensor]:
-    """Per-token loss [N, L] and which tokens were clipped [N, L].
+    ratio: Tensor, advantages: Tensor, low: float | None = None, high: float | None = None
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Loss of each token, and which were clipped below and above, each shaped like `ratio`; advantages [N].
 
-    -rho A with rho = exp(logp - old_logp) (paper); with clip_eps PPO's -min(rho A, clip(rho, 1 - eps, 1 + eps) A).
+    -rho A (paper); with `low` PPO's -min(rho A, clip(rho, 1 - low, 1 + high) A), where `high` is `low` unless given
+    (clip-higher: DAPO, arXiv 2503.14476).
     """
-    ratio = (logps - old_logps).exp()
     advantages = advantages[:, None]
-    if clip_eps is None:
-        return -ratio * advantages, torch.zeros_like(ratio, dtype=torch.bool)
-    clipped = ratio.clamp(1 - clip_eps, 1 + clip_eps)
-    return -torch.min(ratio * advantages, clipped * advantages), clipped * advantages < ratio * advantages
+    if low is None:
+        nothing = torch.zeros_like(ratio, dtype=torch.bool)
+        return -ratio * advantages, nothing, nothing
+    least, most = 1 - low, 1 + (low if high is None else high)
+    loss = -torch.min(ratio * advantages, ratio.clamp(least, most) * advantages)
+    return loss, (ratio < least) & (advantages < 0), (ratio > most) & (advantages > 0)
 
 
-def sequence_mean(values: Tensor, mask: Tensor, rows: Tensor) -> Tensor:
-    """Sum over counted rows of each row's mean over its own tokens (grpo reduction before dividing by the rows).
+@dataclass(frozen=True, kw_only=True)
+class Counts:
+    """What the loss of one task is divided by: rows and tokens that count, and backward passes, of all processes."""
 
-    The caller divides by the number of counted rows of the whole batch, so that micro-batches and processes add up to
-    the mean over all of them.
+    rows: float
+    tokens: float
+    passes: float
+
+
+def token_weights(mask: Tensor, rows: Tensor, reduction: Reduction, counts: Counts, max_length: int) -> Tensor:
+    """The weight [N, L] of each token of one backward pass, so that the loss of a step is the sum of weight x loss.
+
+    grpo: mean over rows of the mean over a row's tokens (paper). bnpo: mean over the tokens of each pass, mean over
+    passes. dr_grpo: sum over tokens by rows x `max_length`, the longest that a completion may be. dapo: mean over all
+    tokens of the step.
     """
-    lengths = mask.sum(1).clamp(min=1)
-    means = (values * mask).sum(1) / lengths
-    return (means * rows).sum()
+    counted = mask.float() * rows[:, None]
+    match reduction:
+        case "grpo":
+            return counted / mask.sum(1, keepdim=True).clamp(min=1) / max(1.0, counts.rows)
+        case "bnpo":
+            return counted / counted.sum().clamp(min=1) / counts.passes
+        case "dr_grpo":
+            return counted / (max(1.0, counts.rows) * max_length)
+        case "dapo":
+            return counted / max(1.0, counts.tokens)
 
 
 def covariances(

@@ -4,14 +4,13 @@ If the two differ, every ratio and every gradient is wrong while all curves stil
 says what most likely differs.
 """
 
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 
-import torch
 from torch import Tensor
 
 from corl_cli.core.errors import CorlError
 from corl_cli.core.types import Rollout
-from corl_cli.models.base import UnifiedPolicy
 
 # Mean difference and its 99.9 % quantile per token, in nats, between a cached step-by-step pass and one batched pass.
 # float32 agrees to 1e-5. In bfloat16 single tokens under CFG 5 were measured to differ by more than half a nat, so the
@@ -29,11 +28,10 @@ class Identity:
     largest: float
 
 
-@torch.no_grad()
-def check_identity(policy: UnifiedPolicy, rollout: Rollout, dtype: str) -> Identity:
-    """Score the rollout and compare; CorlError naming the likely cause when they differ."""
+def check_identity(score: Callable[[Rollout], Tensor], rollout: Rollout, dtype: str) -> Identity:
+    """Compare the log-probs [N, L] that `score` gives; CorlError naming the likely cause when they differ."""
     assert rollout.logps is not None
-    scored = policy(rollout)
+    scored = score(rollout)
     mask = rollout.completion_mask.bool()
     difference = (scored - rollout.logps).abs()[mask]
     ordered = difference.sort().values
@@ -45,7 +43,7 @@ def check_identity(policy: UnifiedPolicy, rollout: Rollout, dtype: str) -> Ident
     )
     mean, quantile = BOUNDS[dtype]
     if found.mean > mean or found.quantile > quantile:
-        cold = policy(replace(rollout, sampling=replace(rollout.sampling, temperature=1.0)))
+        cold = score(replace(rollout, sampling=replace(rollout.sampling, temperature=1.0)))
         raise CorlError(
             f"The {rollout.task} log-probs that the trainer scores are not those that the sampler recorded: "
             f"they differ by {found.mean:.2g} nats a token (at most {found.largest:.2g}).",

@@ -43,6 +43,13 @@ def generate(
     return {task: policy.sample(task, triplets, sampling, key=key) for task, sampling in samplings.items()}
 
 
+def targets(task: Task, triplets: Sequence[Triplet]) -> list[Image.Image] | list[str]:
+    """What imitation makes more likely: the real image; the solution, or the bare answer in the format of one."""
+    if task == "t2i":
+        return [triplet.image for triplet in triplets]
+    return [triplet.solution or f"<think></think><answer>{triplet.answer}</answer>" for triplet in triplets]
+
+
 def record(folder: Path, batch: Mapping[Task, Experience]) -> None:
     """Write one step's rollouts: a line per sample in rows.jsonl with its rewards and advantage; images as PNG.
 
@@ -54,6 +61,7 @@ def record(folder: Path, batch: Mapping[Task, Experience]) -> None:
     lines = []
     for task, experience in batch.items():
         rollout, rewards = experience.rollout, experience.rewards
+        assert rewards is not None, "targets to imitate are no rollouts"
         size = rollout.sampling.group_size
         for row, (triplet, output) in enumerate(zip(rollout.triplets, rollout.outputs, strict=True)):
             real = f"real-{row // size:04d}.png"
@@ -102,10 +110,11 @@ def read(rollouts: Path, step: int, samplings: Mapping[Task, Sampling]) -> dict[
     try:
         text = (folder / ROWS).read_text(encoding="utf-8")
         lines = [json.loads(line) for line in text.split("\n") if line]  # splitlines would split inside of strings
+        recorded = {line["task"] for line in lines}  # where tasks take turns, one of them
         return {
             task: _read(folder, task, [line for line in lines if line["task"] == task], samplings[task])
             for task in TASKS
-            if task in samplings
+            if task in samplings and (task in recorded or not recorded)
         }
     except (ValueError, LookupError, OSError) as error:
         if not folder.exists():

@@ -1,8 +1,9 @@
-"""The learning rate as a function of the step, so that a resumed run needs no scheduler state."""
+"""Learning rate and tasks as functions of the step, so that a resumed run needs no state of a scheduler."""
 
 import math
 
-from corl_cli.core.recipe import Optim
+from corl_cli.core.recipe import Optim, Train
+from corl_cli.core.types import Task
 
 
 def learning_rate(optim: Optim, step: int, num_steps: int) -> float:
@@ -17,3 +18,11 @@ def learning_rate(optim: Optim, step: int, num_steps: int) -> float:
             return optim.lr * (1 + math.cos(math.pi * done)) / 2
         case _:
             return optim.lr
+
+
+def turn(train: Train, step: int, per_epoch: int) -> list[Task]:
+    """The tasks of optimiser step `step` (from 0): all of them, or the one whose turn it is."""
+    if train.cycle is None:
+        return train.tasks
+    length = train.cycle.every * (per_epoch if train.cycle.unit == "epochs" else 1)
+    return [train.tasks[step // length % len(train.tasks)]]

@@ -41,6 +41,7 @@ class Item:
             answer=self.question.gold,
             answer_type=self.answer_type,
             source="world",
+            solution=self.solution,
         )
 
     @property

@@ -145,14 +145,14 @@ class WarmUp:
         rows = self._rows("t2i")
         dropped = torch.rand(len(rows), 1, generator=self.generator) < CAPTION_DROPOUT
         prompts = torch.where(dropped, self.policy.prompts.unconditional(rows.prompt_ids), rows.prompt_ids)
-        return -self.policy(replace(rows, prompt_ids=prompts)).mean()
+        return -self.policy(replace(rows, prompt_ids=prompts)).logps.mean()
 
     def _text_loss(self, name: str) -> Tensor:
         rows = self._rows(name)
         concludes = (rows.completion_ids == self.conclusion).cumsum(1) - (rows.completion_ids == self.conclusion).long()
         weight = rows.completion_mask * (1 + (CONCLUSION_WEIGHT - 1) * (concludes > 0))
         weight = weight.where(~torch.isin(rows.completion_ids, self.words[-len(LETTERS) :]), LETTER_WEIGHT)
-        return -(self.policy(rows) * weight).sum() / weight.sum()
+        return -(self.policy(rows).logps * weight).sum() / weight.sum()
 
     def _look_up_loss(self) -> Tensor:
         """Letters of options, asked without an image: options, words in a random order, "is", a word, its letter."""

@@ -23,7 +23,7 @@ BOTH = pytest.mark.parametrize("task", ["t2i", "mm2t"])
 def test_scored_log_probs_equal_the_sampled_ones(policy: JanusPolicy, triplets: list[Triplet], task: Task) -> None:
     rollout = policy.sample(task, triplets, SAMPLINGS[task], key="k")
     assert not rollout.prompt_mask.bool().all(), "the batch must hold padded prompts"
-    assert torch.allclose(policy(rollout), rollout.logps, atol=1e-4)
+    assert torch.allclose(policy(rollout).logps, rollout.logps, atol=1e-4)
 
 
 @BOTH
@@ -35,7 +35,7 @@ def test_a_row_is_the_same_alone_and_in_a_batch(policy: JanusPolicy, triplets: l
         rows = slice(3 * index, 3 * index + 3)
         assert torch.equal(alone.completion_ids, rollout.completion_ids[rows, :length])
         assert torch.equal(alone.completion_mask, rollout.completion_mask[rows, :length])
-        assert torch.allclose(policy(alone), policy(rollout)[rows, :length], atol=1e-4)
+        assert torch.allclose(policy(alone).logps, policy(rollout).logps[rows, :length], atol=1e-4)
 
 
 @BOTH
@@ -77,7 +77,7 @@ def test_a_token_moves_only_the_rows_after_it(policy: JanusPolicy, triplets: lis
     rollout = policy.encode(task, triplets, given)
     changed = rollout.completion_ids.clone()
     changed[:, 3] = (changed[:, 3] + 1) % 50
-    before, after = policy(rollout), policy(replace(rollout, completion_ids=changed))
+    before, after = policy(rollout).logps, policy(replace(rollout, completion_ids=changed)).logps
     assert torch.equal(before[:, :3], after[:, :3])
     assert not torch.isclose(before[:, 4:8], after[:, 4:8]).all(1).any()
     # row 3 itself is another token of the same distribution: all its alternatives sum to one
@@ -85,7 +85,7 @@ def test_a_token_moves_only_the_rows_after_it(policy: JanusPolicy, triplets: lis
     total = torch.zeros(len(triplets))
     for token in range(width):
         changed[:, 3] = token
-        total += policy(replace(rollout, completion_ids=changed))[:, 3].exp()
+        total += policy(replace(rollout, completion_ids=changed)).logps[:, 3].exp()
     assert torch.allclose(total, torch.ones(len(triplets)), atol=1e-4)
 
 
@@ -125,8 +125,8 @@ def test_text_ends_with_its_first_end_of_sequence(policy: JanusPolicy, triplets:
 def test_selecting_groups_keeps_scores(policy: JanusPolicy, triplets: list[Triplet], task: Task) -> None:
     rollout = policy.sample(task, triplets, SAMPLINGS[task], key="k")
     part = rollout.select([4, 1])
-    expected = torch.cat([policy(rollout)[12:15], policy(rollout)[3:6]])
-    assert torch.allclose(policy(part), expected, atol=1e-4)
+    expected = torch.cat([policy(rollout).logps[12:15], policy(rollout).logps[3:6]])
+    assert torch.allclose(policy(part).logps, expected, atol=1e-4)
     assert [t.id for t in part.triplets[::3]] == [triplets[4].id, triplets[1].id]
 
 
@@ -137,7 +137,7 @@ def test_the_sampler_follows_the_weights(policy: JanusPolicy, triplets: list[Tri
         weight.add_(torch.randn_like(weight))
     try:
         after = policy.sample("t2i", triplets, Sampling(), key="k")
-        assert torch.allclose(policy(after), after.logps, atol=1e-4)
+        assert torch.allclose(policy(after).logps, after.logps, atol=1e-4)
         assert not torch.allclose(before.logps, after.logps, atol=1e-2)
     finally:
         policy.load_state_dict(policy.start)
@@ -185,7 +185,7 @@ def test_save_and_load_keep_every_score(policy: JanusPolicy, triplets: list[Trip
     policy.save(tmp_path / "model")
     again = JanusPolicy.load(tmp_path / "model")
     rollout = policy.sample("mm2t", triplets, SAMPLINGS["mm2t"], key="k")
-    assert torch.equal(again(rollout), policy(rollout))
+    assert torch.equal(again(rollout).logps, policy(rollout).logps)
     assert JanusPolicy.count(tmp_path / "model")[0] == sum(p.numel() for p in policy.trainable())
 
 

@@ -49,6 +49,6 @@ def test_such_prompts_are_sampled_scored_and_embedded(policy: JanusPolicy, tripl
     rows = [replace(triplet, prompt=f"{hostile} red", question=f"{hostile}?") for triplet in triplets[:2]]
     sampling = Sampling(group_size=2, temperature=0.8, cfg_weight=3.0, max_new_tokens=6)
     rollout = policy.sample(task, [*rows, triplets[2]], sampling, key="k")
-    assert torch.allclose(policy(rollout), rollout.logps, atol=1e-4)
+    assert torch.allclose(policy(rollout).logps, rollout.logps, atol=1e-4)
     embedded = policy.embed([row.image for row in rows], [row.prompt for row in rows])
     assert embedded.images.shape[:2] == (2, policy.num_image_tokens)

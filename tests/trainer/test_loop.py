@@ -176,7 +176,7 @@ def test_the_loss_is_the_papers_mean_over_rows_of_mean_over_tokens(policy: Janus
     found = _gradient(trainer, batch).clone()
     trainer.optimizer.zero_grad()
     rollout, advantages = batch["mm2t"].rollout, batch["mm2t"].advantages
-    rows = [row[kept].mean() for row, kept in zip(trainer.policy(rollout), rollout.completion_mask, strict=True)]
+    rows = [row[kept].mean() for row, kept in zip(trainer.policy(rollout).logps, rollout.completion_mask, strict=True)]
     (-torch.stack(rows) * advantages).mean().backward()
     assert found.norm() > 0.001
     assert torch.allclose(found, _flat(trainer.policy), atol=1e-6)
