@@ -43,12 +43,12 @@ def unified(
         recipe = str(out / "recipe.yaml")  # nothing else was asked for: go on with the run's own
     loaded = load(recipe, overrides)
     if dry_run:
-        from corl_cli.pipelines.train import plan
+        from corl_cli.pipelines.plan import describe
 
-        rows = plan(loaded)
+        rows = describe(loaded)
         table([rows] if as_json else [{"plan": key, "": value} for key, value in rows.items()], as_json=as_json)
         return
-    from corl_cli.pipelines import build, train
+    from corl_cli.pipelines import build, plan, train
     from corl_cli.pipelines.report import draw_curves, summarise
 
     build.check(loaded)
@@ -60,7 +60,7 @@ def unified(
         nothing = "nothing to resume yet, so from the start" if resume else "from the start"
         state = f"going on after step {done}" if done else nothing
         console().print(f"{loaded.name} in {run.path}, {state}", markup=False, soft_wrap=True)
-        with progress("training", train.num_steps(loaded), done=done) as bar:
+        with progress("training", plan.num_steps(loaded), done=done) as bar:
             train.train(loaded, run, Terminal(bar))
     else:
         train.train(loaded, run, Silent())

@@ -17,9 +17,8 @@ from corl_cli.core.recipe import Recipe
 from corl_cli.core.run_dir import RunDir
 from corl_cli.core.types import TASKS, Sampling, Task
 from corl_cli.data import triplets
-from corl_cli.data.batches import ShuffledBatches
 from corl_cli.models.base import UnifiedPolicy
-from corl_cli.pipelines import build
+from corl_cli.pipelines import build, plan
 from corl_cli.rewards.base import Reward
 from corl_cli.trainer import checkpoint
 from corl_cli.trainer.distributed import Replicated
@@ -30,28 +29,6 @@ from corl_cli.trainer.probes import Probes
 PROBE_SEED = 0  # every run of every seed is asked the same held-out items
 
 
-def plan(recipe: Recipe) -> dict[str, str]:
-    """What a run would do, found out without weights; UsageError or CorlError when it could not."""
-    build.check(recipe)
-    build.ready(recipe)
-    batches = _batches(recipe, 0, 1)
-    steps, per_step = _num_steps(recipe, batches), recipe.train.batch_size * recipe.sampling.group_size
-    trained, frozen = _sizes(recipe)
-    sizes = f"{trained / 1e6:,.2f} M of {(trained + frozen) / 1e6:,.2f} M weights learn"
-    rows = {
-        "recipe": recipe.name,
-        "data": f"{recipe.data.path} ({recipe.data.split}), {len(batches.triplets):,} triplets",
-        "steps": f"{steps:,} of {recipe.train.batch_size} triplets (all epochs: {len(batches):,})",
-        "samples": f"{per_step:,} per task and step, {per_step * steps:,} in all per task",
-        "model": f"{recipe.model.checkpoint}, {sizes}",
-        "memory": f"{_memory(recipe) / 2**30:,.2f} GiB for weights, gradients and optimiser; activations come on top",
-    }
-    for task in recipe.train.tasks:
-        named = [f"{spec.weight:g} x {spec.name}" for spec in getattr(recipe.rewards, task)]
-        rows[f"rewards {task}"] = " + ".join(named)
-    return rows
-
-
 def train(recipe: Recipe, run: RunDir, display: Display) -> None:
     """Train in an open run directory from its newest checkpoint, or from the recipe's start.
 
@@ -59,12 +36,12 @@ def train(recipe: Recipe, run: RunDir, display: Display) -> None:
     as far as the last due checkpoint.
     """
     accelerator = _accelerator(recipe, run.path)
-    batches = _batches(recipe, accelerator.process_index, accelerator.num_processes)
-    num_steps = _num_steps(recipe, batches)
+    batches = plan.batches(recipe, accelerator.process_index, accelerator.num_processes)
+    num_steps = recipe.train.max_steps or len(batches)
     saved = checkpoint.complete(run.checkpoints)
     display.say(
         f"preflight: {num_steps:,} steps of {recipe.train.batch_size} triplets x {recipe.sampling.group_size} samples; "
-        f"{_check_memory(recipe) / 2**30:.2f} GiB for weights and optimiser"
+        f"{plan.check_memory(recipe) / 2**30:.2f} GiB for weights and optimiser"
     )
     start = str(run.provenance()["start"])
     policy = (_resumed(recipe, saved[-1]) if saved else build.build_policy(recipe.model, start)).to(accelerator.device)
@@ -136,11 +113,6 @@ def open_run(recipe: Recipe, out: Path | None, *, resume: bool, command: Sequenc
     return RunDir(Path(str(opened[0])))
 
 
-def num_steps(recipe: Recipe) -> int:
-    """Optimiser steps of the whole run."""
-    return _num_steps(recipe, _batches(recipe, 0, 1))
-
-
 def steps_done(run: RunDir) -> int:
     """The step of the run's newest checkpoint, 0 when it has none."""
     saved = checkpoint.complete(run.checkpoints)
@@ -149,7 +121,7 @@ def steps_done(run: RunDir) -> int:
 
 def is_complete(recipe: Recipe, run: RunDir) -> bool:
     """Whether the run has reached its last step."""
-    return steps_done(run) == num_steps(recipe)
+    return steps_done(run) == plan.num_steps(recipe)
 
 
 def is_main_process() -> bool:
@@ -164,50 +136,15 @@ def _open(recipe: Recipe, out: Path | None, resume: bool, command: Sequence[str]
     if resume and (path / "recipe.yaml").exists():
         return RunDir.open(path, recipe)
     build.ready(recipe)
-    data = _batches(recipe, 0, 1).triplets
+    data = plan.batches(recipe).triplets
     fingerprint = {"path": recipe.data.path, "split": recipe.data.split, "triplets": len(data), "first": data[0].id}
-    _check_memory(recipe)  # before anything is written: it needs the checkpoint to be there
+    plan.check_memory(recipe)  # before anything is written: it needs the checkpoint to be there
     facts = {
         "data": fingerprint,
         "start": build.locate(recipe.model.checkpoint),
         "processes": PartialState().num_processes,
     }
     return RunDir.create(path, recipe, command=command, facts=facts)
-
-
-def _batches(recipe: Recipe, process: int, processes: int) -> ShuffledBatches:
-    data = triplets.load(recipe.data, recipe.seed, tasks=recipe.train.tasks)
-    return ShuffledBatches(
-        data, recipe.train.batch_size, recipe.train.epochs, recipe.seed, process=process, processes=processes
-    )
-
-
-def _num_steps(recipe: Recipe, batches: ShuffledBatches) -> int:
-    return recipe.train.max_steps or len(batches)
-
-
-def _sizes(recipe: Recipe) -> tuple[int, int]:
-    return build.policy_class(recipe.model.family).count(build.locate(recipe.model.checkpoint))
-
-
-def _memory(recipe: Recipe) -> int:
-    """Bytes of weights, gradients and optimiser on one device."""
-    trained, frozen = _sizes(recipe)
-    width = 2 if recipe.model.dtype == "bfloat16" else 4
-    # float32 masters, gradients and two moments, and the sampler's copy; the reference has masters and a copy too
-    policy = trained * (16 + width) + frozen * width
-    return policy + (trained * (4 + width) + frozen * width if build.needs_reference(recipe) else 0)
-
-
-def _check_memory(recipe: Recipe) -> int:
-    """The bytes needed; CorlError when the GPU cannot hold them."""
-    needed = _memory(recipe)
-    if torch.cuda.is_available() and needed > (whole := torch.cuda.mem_get_info()[1]):
-        raise CorlError(
-            f"This recipe needs {needed / 2**30:.0f} GiB for weights and optimiser; the GPU has {whole / 2**30:.0f}.",
-            "Take a larger GPU or a smaller model: --set model.checkpoint=…",
-        )
-    return needed
 
 
 def _accelerator(recipe: Recipe, folder: Path | None) -> Accelerator:
