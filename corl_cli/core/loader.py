@@ -46,6 +46,15 @@ def load(source: str | Path, overrides: Sequence[str] = ()) -> Recipe:
     return recipe
 
 
+def derive(recipe: Recipe, changes: Mapping[str, Any]) -> Recipe:
+    """The recipe with some keys changed, given as mappings within mappings; UsageError as of `load`."""
+    raw = _merge(recipe.model_dump(), changes)
+    try:
+        return Recipe.model_validate(raw)
+    except ValidationError as error:
+        raise _refuse(str(raw["name"]), explain(error, raw)) from error
+
+
 def dump(recipe: Recipe) -> str:
     """The whole recipe, defaults included, as YAML that `load` reads back to an equal recipe."""
     yaml = _yaml()

@@ -326,6 +326,22 @@ class Eval(Section):
     probes: Probes | None = None
 
 
+class Study(Section):
+    """What `corl study` compares, besides the recipe it stands in."""
+
+    seeds: list[Int] = Field([0, 1, 2], min_length=1, description="every training is done once for each")
+    cycle: Cycle = Field(Cycle(), description="turns of the paradigm that trains the tasks by turns")
+    refined: dict[str, Any] = Field({}, description="keys of the recipe that are others in stage 2")
+    sft: dict[str, Any] = Field({}, description="keys of the recipe that are others in supervised training")
+
+    @field_validator("seeds")
+    @classmethod
+    def _distinct(cls, seeds: list[int]) -> list[int]:
+        if len(set(seeds)) < len(seeds):
+            raise ValueError("a seed is given twice")
+        return seeds
+
+
 class Recipe(Section):
     """One run. Each command reads its own sections and the shared ones."""
 
@@ -344,6 +360,7 @@ class Recipe(Section):
     tracking: Tracking = Tracking()
     distributed: Distributed = Distributed()
     eval: Eval = Eval()
+    study: Study = Study()
 
     @model_validator(mode="after")
     def _agree(self) -> Self:
