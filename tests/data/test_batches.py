@@ -46,3 +46,21 @@ def test_what_cannot_be_batched_is_said() -> None:
         ShuffledBatches(TRIPLETS, batch_size=4, epochs=1, seed=0, processes=3)
     with pytest.raises(UsageError, match="13 triplets, fewer than one batch of 16"):
         ShuffledBatches(TRIPLETS, batch_size=16, epochs=1, seed=0)
+
+
+def test_spare_triplets_are_others_for_every_process_and_attempt() -> None:
+    shares = [ShuffledBatches(list(range(40)), 8, 2, seed=3, process=process, processes=2) for process in range(2)]
+    taken = {item for share in shares for item in share[6]}
+    drawn = [share.spare(6, attempt, 3) for share in shares for attempt in range(3)]
+    assert all(len(items) == 3 for items in drawn)
+    flat = [item for items in drawn for item in items]
+    assert len(set(flat)) == len(flat)
+    assert not taken & set(flat)
+    assert shares[0].spare(6, 1, 3) == drawn[1]  # the same whenever asked
+    assert shares[0].spare(7, 1, 3) != drawn[1]
+
+
+def test_spare_triplets_run_out() -> None:
+    batches = ShuffledBatches(list(range(10)), 8, 1, seed=0)
+    assert len(batches.spare(0, 0, 8)) == 2
+    assert batches.spare(0, 1, 8) == []

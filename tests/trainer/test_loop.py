@@ -22,9 +22,11 @@ from corl_cli.data.batches import ShuffledBatches
 from corl_cli.models.base import UnifiedPolicy
 from corl_cli.models.janus import JanusPolicy
 from corl_cli.rewards.base import Criterion, Options, Reward, Rubric, Scores
+from corl_cli.trainer.distributed import Replicated
 from corl_cli.trainer.journal import Journal
 from corl_cli.trainer.loop import Trainer
 from corl_cli.trainer.probes import Reading
+from corl_cli.trainer.schedule import turn
 from corl_cli.world.items import WorldTriplets
 
 
@@ -78,6 +80,7 @@ def make_trainer(
     policy = copy.deepcopy(policy)
     accelerator = Accelerator(cpu=True)
     optimizer = torch.optim.AdamW(policy.trainable(), lr=recipe.optim.lr, weight_decay=0.0)
+    strategy = Replicated(policy)
     run = RunDir(tmp_path)
     for folder in (run.samples, run.rollouts, run.checkpoints):
         folder.mkdir(exist_ok=True)
@@ -86,7 +89,7 @@ def make_trainer(
         run=run,
         recipe=recipe,
         accelerator=accelerator,
-        policy=policy,
+        strategy=strategy,
         optimizer=optimizer,
         probes=None,
         samples=[],
@@ -100,7 +103,7 @@ def make_trainer(
     return Trainer(
         recipe=recipe,
         accelerator=accelerator,
-        policy=policy,
+        strategy=strategy,
         reference=None,
         rubrics=rubrics,
         batches=ShuffledBatches(WorldTriplets("train", 64), recipe.train.batch_size, 9, seed=0),
@@ -113,16 +116,17 @@ def make_trainer(
 def _batch(trainer: Trainer) -> dict[Task, Experience]:
     triplets: list[Triplet] = list(trainer.batches[0])
     rollouts = {
-        task: trainer.policy.sample(task, triplets, sampling, key="x") for task, sampling in trainer.samplings.items()
+        task: trainer.strategy.actor.sample(task, triplets, sampling, key="x")
+        for task, sampling in ((task, trainer.recipe.sampling.of(task)) for task in trainer.recipe.train.tasks)
     }
-    rewards = {task: trainer.rubrics[task](rollout, trainer.policy) for task, rollout in rollouts.items()}
+    rewards = {task: trainer.rubrics[task](rollout, trainer.strategy.actor) for task, rollout in rollouts.items()}
     return trainer.experience(rollouts, rewards)
 
 
 def _gradient(trainer: Trainer, batch: Mapping[Task, Experience]) -> torch.Tensor:
     trainer.optimizer.zero_grad()
-    trainer.accumulate(batch)
-    return _flat(trainer.policy)
+    trainer.updater.accumulate(batch)
+    return _flat(trainer.strategy.actor)
 
 
 def _flat(policy: UnifiedPolicy) -> torch.Tensor:
@@ -141,7 +145,7 @@ def test_micro_batches_add_up_to_the_whole_batch(policy: JanusPolicy, tmp_path: 
 
 def test_checkpointed_layers_give_the_same_gradient_and_samples(policy: JanusPolicy, tmp_path: Path) -> None:
     plain, saving = (make_trainer(policy, tmp_path, make_recipe()) for _ in range(2))
-    saving.policy.checkpoint_layers()
+    saving.strategy.actor.checkpoint_layers()
     batch = _batch(plain)
     once, twice = _layer_runs(plain), _layer_runs(saving)
     assert torch.allclose(_gradient(saving, batch), _gradient(plain, batch), atol=1e-6)
@@ -153,7 +157,7 @@ def test_checkpointed_layers_give_the_same_gradient_and_samples(policy: JanusPol
 def _layer_runs(trainer: Trainer) -> list[None]:
     """A list that grows by one each time the first layer's norm runs."""
     runs: list[None] = []
-    layer = trainer.policy.model.model.language_model.layers[0]  # type: ignore[attr-defined]
+    layer = trainer.strategy.actor.model.model.language_model.layers[0]  # type: ignore[attr-defined]
     layer.input_layernorm.register_forward_hook(lambda *_: runs.append(None))
     return runs
 
@@ -163,8 +167,7 @@ def test_lambda_weighs_the_text_loss_under_per_task_credit(policy: JanusPolicy, 
         weight: make_trainer(policy, tmp_path, make_recipe(algo={"credit": "per_task", "mm2t_weight": weight}))
         for weight in (0.0, 1.0, 3.0)
     }
-    batch = _batch(trainers[0.0])
-    nothing, once, thrice = (_gradient(trainer, batch) for trainer in trainers.values())
+    nothing, once, thrice = (_gradient(trainer, _batch(trainer)) for trainer in trainers.values())
     assert torch.allclose(thrice - nothing, 3 * (once - nothing), atol=1e-5)
     assert (once - nothing).norm() > 0.01
 
@@ -176,10 +179,13 @@ def test_the_loss_is_the_papers_mean_over_rows_of_mean_over_tokens(policy: Janus
     found = _gradient(trainer, batch).clone()
     trainer.optimizer.zero_grad()
     rollout, advantages = batch["mm2t"].rollout, batch["mm2t"].advantages
-    rows = [row[kept].mean() for row, kept in zip(trainer.policy(rollout).logps, rollout.completion_mask, strict=True)]
+    rows = [
+        row[kept].mean()
+        for row, kept in zip(trainer.strategy.actor(rollout).logps, rollout.completion_mask, strict=True)
+    ]
     (-torch.stack(rows) * advantages).mean().backward()
     assert found.norm() > 0.001
-    assert torch.allclose(found, _flat(trainer.policy), atol=1e-6)
+    assert torch.allclose(found, _flat(trainer.strategy.actor), atol=1e-6)
 
 
 def test_training_raises_the_reward_of_both_tasks(policy: JanusPolicy, tmp_path: Path) -> None:
@@ -245,35 +251,192 @@ def test_the_first_of_several_iterations_has_ratio_one(policy: JanusPolicy, tmp_
     trainer = make_trainer(policy, tmp_path, recipe)
     batch = _batch(trainer)
     assert batch["t2i"].old_logps is not None
-    first = trainer.accumulate(batch)
-    assert first["clipped/t2i"] == 0.0
+    first = trainer.updater.accumulate(batch)
+    assert first["clipped_low/t2i"] == first["clipped_high/t2i"] == 0.0
     once = make_trainer(policy, tmp_path, make_recipe(algo={"credit": "per_task"}))
     assert torch.allclose(_gradient(trainer, batch), _gradient(once, _batch(once)), atol=1e-5)
 
 
 def test_beta_pulls_towards_the_reference(policy: JanusPolicy, tmp_path: Path) -> None:
     trainer = make_trainer(policy, tmp_path, make_recipe(algo={"beta": 0.5, "credit": "per_task"}))
-    trainer.reference = copy.deepcopy(trainer.policy)
+    trainer.reference = copy.deepcopy(trainer.strategy.actor)
     with torch.no_grad():
-        for parameter in trainer.policy.trainable():
+        for parameter in trainer.strategy.actor.trainable():
             parameter.add_(0.02 * torch.randn_like(parameter))
     batch = {task: replace(e, advantages=torch.zeros_like(e.advantages)) for task, e in _batch(trainer).items()}
-    before = trainer.accumulate(batch)
+    before = trainer.updater.accumulate(batch)
     trainer.optimizer.param_groups[0]["lr"] = 1e-4
     trainer.optimizer.step()
     trainer.optimizer.zero_grad()
-    after = trainer.accumulate(batch)
+    after = trainer.updater.accumulate(batch)
     for task in ("t2i", "mm2t"):
         assert 0 < after[f"kl/{task}"] < before[f"kl/{task}"]
 
 
-def test_a_gradient_that_is_not_finite_stops_before_the_step(policy: JanusPolicy, tmp_path: Path) -> None:
-    trainer = make_trainer(policy, tmp_path, make_recipe())
-    batch = _batch(trainer)
-    first = trainer.policy.trainable()[-1]
+def _break(trainer: Trainer) -> list[torch.Tensor]:
+    """Weights that no finite gradient comes of; returns all of them."""
+    weights = trainer.strategy.actor.trainable()
     with torch.no_grad():
-        first[0, 0] = math.inf
-    before = [parameter.clone() for parameter in trainer.policy.trainable()]
-    with pytest.raises(CorlError, match="gradient of step 3 is not finite"):
-        trainer.update(batch, step=2)
-    assert all(torch.equal(old, new) for old, new in zip(before, trainer.policy.trainable(), strict=True))
+        weights[-1][0, 0] = math.inf
+    return [weight.clone() for weight in weights]
+
+
+def test_a_gradient_that_is_not_finite_takes_no_step_and_stops_the_run_after_some(
+    policy: JanusPolicy, tmp_path: Path
+) -> None:
+    trainer = make_trainer(policy, tmp_path, make_recipe(optim={"max_skipped": 2}))
+    batch = _batch(trainer)
+    before = _break(trainer)
+    for step in (0, 1):
+        assert trainer.updater.update(batch, step)["skipped"] == 1.0
+    with pytest.raises(CorlError, match=r"gradient of step 3 has norm nan, and the 2 steps before it were skipped"):
+        trainer.updater.update(batch, step=2)
+    assert all(torch.equal(old, new) for old, new in zip(before, trainer.strategy.actor.trainable(), strict=True))
+    assert not trainer.optimizer.state
+
+
+def test_a_gradient_that_explodes_is_skipped_and_a_good_one_starts_the_count_again(
+    policy: JanusPolicy, tmp_path: Path
+) -> None:
+    trainer = make_trainer(policy, tmp_path, make_recipe(optim={"skip_above": 1e-9}))
+    batch = _batch(trainer)
+    start = [weight.clone() for weight in trainer.strategy.actor.trainable()]
+    assert trainer.updater.update(batch, step=0)["skipped"] == 1.0
+    assert trainer.updater.skipped == 1
+    assert all(torch.equal(old, new) for old, new in zip(start, trainer.strategy.actor.trainable(), strict=True))
+    trainer.updater.recipe = make_recipe(optim={"skip_above": 1e9})
+    assert trainer.updater.update(batch, step=1)["skipped"] == 0.0
+    assert trainer.updater.skipped == 0
+
+
+@pytest.mark.parametrize("loss", ["grpo", "bnpo", "dr_grpo", "dapo"])
+def test_a_masked_row_touches_no_reduction(policy: JanusPolicy, tmp_path: Path, loss: str) -> None:
+    recipe = make_recipe(algo={"credit": "per_task", "loss": loss, "ratio": "sequence"})
+    trainer = make_trainer(policy, tmp_path, recipe, Broken, on_error="mask")
+    batch = _batch(trainer)
+    before = _gradient(trainer, batch)
+    ids = batch["mm2t"].rollout.completion_ids.clone()
+    ids[::3] = 5
+    changed = replace(batch["mm2t"], rollout=replace(batch["mm2t"].rollout, completion_ids=ids))
+    assert before.norm() > 0.001
+    assert torch.allclose(_gradient(trainer, batch | {"mm2t": changed}), before, atol=1e-6)
+
+
+@pytest.mark.parametrize("loss", ["grpo", "dr_grpo", "dapo"])
+def test_micro_batches_add_up_under_every_reduction_but_bnpo(policy: JanusPolicy, tmp_path: Path, loss: str) -> None:
+    whole, pieces = (
+        make_trainer(policy, tmp_path, make_recipe(algo={"loss": loss}, train={"micro_batch_size": size}))
+        for size in (None, 1)
+    )
+    batch = _batch(whole)
+    assert torch.allclose(_gradient(pieces, batch), _gradient(whole, batch), atol=1e-5)
+
+
+def test_cut_answers_leave_the_loss_but_not_the_baseline(policy: JanusPolicy, tmp_path: Path) -> None:
+    plain, masking = (
+        make_trainer(policy, tmp_path, make_recipe(algo={"credit": "per_task", "mask_truncated": masked}))
+        for masked in (False, True)
+    )
+    every, uncut = _batch(plain)["mm2t"], _batch(masking)["mm2t"]
+    cut = uncut.rollout.truncated
+    assert 0 < cut.sum() < len(cut)
+    assert torch.equal(uncut.rows, ~cut)
+    assert torch.equal(uncut.advantages[~cut], every.advantages[~cut])
+    assert not uncut.advantages[cut].any()
+    assert every.rows.all()
+
+
+def test_the_gradients_of_the_tasks_are_measured_apart_and_add_up(policy: JanusPolicy, tmp_path: Path) -> None:
+    trainer = make_trainer(policy, tmp_path, make_recipe(algo={"credit": "per_task"}))
+    batch = _batch(trainer)
+    alone = {}
+    for task, experience in batch.items():
+        trainer.optimizer.zero_grad()
+        trainer.updater.accumulate({task: experience})
+        alone[task] = _flat(trainer.strategy.actor)
+    whole = _gradient(trainer, batch)
+    trainer.optimizer.zero_grad()
+    found = trainer.updater.accumulate(batch, apart=True)
+    assert torch.allclose(_flat(trainer.strategy.actor), whole, atol=1e-6)
+    assert found["grad_norm/t2i"] == pytest.approx(float(alone["t2i"].norm()), rel=1e-4)
+    assert found["grad_norm/mm2t"] == pytest.approx(float(alone["mm2t"].norm()), rel=1e-4)
+    cosine = torch.cosine_similarity(alone["t2i"], alone["mm2t"], dim=0)
+    assert found["grad_cosine"] == pytest.approx(float(cosine), abs=1e-4)
+
+
+def test_tasks_by_turns(policy: JanusPolicy, tmp_path: Path) -> None:
+    recipe = make_recipe(algo={"credit": "per_task"}, train={"max_steps": 4, "cycle": {"every": 2}})
+    make_trainer(policy, tmp_path, recipe).fit()
+    lines = [json.loads(line) for line in (tmp_path / "metrics.jsonl").read_text().splitlines()]
+    steps = [line for line in lines if "seconds" in line]
+    assert [[task for task in ("t2i", "mm2t") if f"reward/{task}/total" in line] for line in steps] == [
+        ["t2i"], ["t2i"], ["mm2t"], ["mm2t"]
+    ]  # fmt: skip
+
+
+def test_turns_may_last_epochs() -> None:
+    train = make_recipe(algo={"credit": "per_task"}, train={"cycle": {"every": 1, "unit": "epochs"}}).train
+    assert [turn(train, step, 3) for step in (0, 2, 3, 5, 6)] == [["t2i"], ["t2i"], ["mm2t"], ["mm2t"], ["t2i"]]
+
+
+def test_imitation_makes_the_datas_own_targets_likelier(policy: JanusPolicy, tmp_path: Path) -> None:
+    sections = {"method": "sft", "max_steps": 12, "batch_size": 4}
+    trainer = make_trainer(policy, tmp_path, make_recipe(algo={"credit": "per_task"}, train=sections))
+    trainer.fit()
+    lines = [json.loads(line) for line in (tmp_path / "metrics.jsonl").read_text().splitlines()]
+    steps = [line for line in lines if "seconds" in line]
+    for task in ("t2i", "mm2t"):
+        assert steps[-1][f"nll/{task}"] < steps[0][f"nll/{task}"] - 0.05
+        assert steps[0][f"loss/{task}"] == pytest.approx(steps[0][f"nll/{task}"])
+
+
+def test_the_gradient_of_imitation_is_that_of_the_mean_over_rows_of_mean_log_probs(
+    policy: JanusPolicy, tmp_path: Path
+) -> None:
+    recipe = make_recipe(algo={"credit": "per_task"}, train={"method": "sft", "tasks": ["mm2t"]})
+    trainer = make_trainer(policy, tmp_path, recipe)
+    batch = trainer.imitate(list(trainer.batches[0]), ["mm2t"])
+    found = _gradient(trainer, batch).clone()
+    trainer.optimizer.zero_grad()
+    rollout = batch["mm2t"].rollout
+    logps = trainer.strategy.actor(rollout).logps
+    (-(logps.sum(1) / rollout.completion_mask.sum(1)).mean()).backward()
+    assert torch.allclose(found, _flat(trainer.strategy.actor), atol=1e-6)
+
+
+class Picky(Low):
+    """Has a different score for each sample of the triplets whose number is odd; all others are worth the same."""
+
+    def score(self, rollout: Rollout, policy: UnifiedPolicy) -> Scores:
+        odd = torch.tensor([int(triplet.id.rsplit("-", 1)[1]) % 2 for triplet in rollout.triplets])
+        return Scores(values=odd * torch.arange(len(rollout)) / len(rollout), notes=[t.id for t in rollout.triplets])
+
+
+def test_dull_triplets_give_way_to_others_in_a_bounded_number_of_rounds(policy: JanusPolicy, tmp_path: Path) -> None:
+    recipe = make_recipe(algo={"credit": "per_task", "dynamic_sampling": 9}, train={"max_steps": 1})
+    trainer = make_trainer(policy, tmp_path, recipe, Picky)
+    batch, found = trainer.reinforce(0, ["t2i", "mm2t"], since=0)
+    start = trainer.batches[0]
+    numbers = [int(triplet.id.rsplit("-", 1)[1]) for triplet in batch["t2i"].rollout.triplets[::4]]
+    assert all(number % 2 for number in numbers)
+    assert len(set(numbers)) == 4
+    dull = [triplet.id for triplet in start if int(triplet.id.rsplit("-", 1)[1]) % 2 == 0]
+    assert found["replaced"] >= len(dull) > 0
+    for experience in batch.values():
+        ids = [triplet.id for triplet in experience.rollout.triplets]
+        assert experience.rewards is not None
+        assert experience.rewards.notes["low"] == ids  # rewards still belong to their rows
+        again = trainer.score(experience.rollout)
+        assert torch.allclose(again, experience.rollout.logps, atol=1e-4)  # and so do tokens and prompts
+    assert [t.id for t in batch["t2i"].rollout.triplets] == [t.id for t in batch["mm2t"].rollout.triplets]
+
+
+def test_dynamic_sampling_gives_up_after_its_rounds(policy: JanusPolicy, tmp_path: Path) -> None:
+    class Flat(Low):
+        def score(self, rollout: Rollout, policy: UnifiedPolicy) -> Scores:
+            return Scores(values=torch.ones(len(rollout)))
+
+    recipe = make_recipe(algo={"credit": "per_task", "dynamic_sampling": 2}, train={"max_steps": 1})
+    trainer = make_trainer(policy, tmp_path, recipe, Flat)
+    _, found = trainer.reinforce(0, ["t2i", "mm2t"], since=0)
+    assert found["replaced"] == 8.0  # four triplets, twice

@@ -22,6 +22,9 @@ RECIPE = Recipe.model_validate(
 )
 
 
+SECONDS = {"rollout": 0.5}
+
+
 def experience(task: str, scores: dict[str, list[float]], lengths: list[int]) -> Experience:
     """Groups of two with these raw scores, all of weight 1."""
     parts = {name: torch.tensor(values) for name, values in scores.items()}
@@ -39,6 +42,7 @@ def experience(task: str, scores: dict[str, list[float]], lengths: list[int]) ->
         completion_ids=mask,
         completion_mask=mask,
         logps=None,
+        truncated=torch.tensor(lengths) == 4,
     )
     rewards = RewardResult(task=task, total=total, parts=parts, valid=valid, terms=parts, seconds={"x": 0.5})  # type: ignore[arg-type]
     advantages = group_advantages(total, valid, 2)
@@ -49,7 +53,7 @@ def experience(task: str, scores: dict[str, list[float]], lengths: list[int]) ->
 
 def test_metrics_of_one_process_by_hand() -> None:
     scores = {"x": [1.0, 3.0, 5.0, 5.0, math.nan, 2.0]}
-    found = finish([summarise({"mm2t": experience("mm2t", scores, [1, 2, 3, 4, 4, 4])}, RECIPE)])
+    found = finish([summarise({"mm2t": experience("mm2t", scores, [1, 2, 3, 4, 4, 4])}, RECIPE, SECONDS)])
     assert found["reward/mm2t/x"] == pytest.approx(16 / 5)
     assert found["reward_std/mm2t/x"] == pytest.approx(torch.tensor([1.0, 3, 5, 5, 2]).std().item())
     assert found["failed/mm2t/x"] == found["masked/mm2t"] == pytest.approx(1 / 6)
@@ -58,6 +62,7 @@ def test_metrics_of_one_process_by_hand() -> None:
     assert found["at_limit/mm2t"] == 0.5
     assert found["share/mm2t/x"] == pytest.approx(1.0)
     assert found["time/reward/mm2t/x"] == 0.5
+    assert found["tokens_per_second"] == 18 / 0.5
 
 
 @given(st.lists(st.floats(-5, 5, width=32), min_size=8, max_size=8), st.sampled_from([None, 1, 6]))
@@ -68,9 +73,10 @@ def test_two_processes_have_the_metrics_of_all_their_rows(values: list[float], m
     halves = [
         experience("mm2t", {"x": values[part], "y": values[part]}, lengths[part]) for part in (slice(4), slice(4, 8))
     ]
-    apart = finish([summarise({"mm2t": half}, RECIPE) for half in halves])
-    whole = finish([summarise({"mm2t": experience("mm2t", {"x": values, "y": values}, lengths)}, RECIPE)])
+    apart = finish([summarise({"mm2t": half}, RECIPE, SECONDS) for half in halves])
+    whole = finish([summarise({"mm2t": experience("mm2t", {"x": values, "y": values}, lengths)}, RECIPE, SECONDS)])
     assert apart.keys() == whole.keys()
+    assert apart.pop("tokens_per_second") == whole.pop("tokens_per_second")  # both processes' together
     for name, value in whole.items():
         assert apart[name] == pytest.approx(value, abs=1e-4, nan_ok=True), name
 
@@ -78,7 +84,7 @@ def test_two_processes_have_the_metrics_of_all_their_rows(values: list[float], m
 def test_a_process_without_any_score_takes_nothing_away() -> None:
     good = experience("t2i", {"x": [0.0, 1.0], "x.half": [0.0, 0.5]}, [4, 4])
     bad = experience("t2i", {"x": [math.nan, math.nan]}, [4, 4])  # a reward that raised has no parts
-    found = finish([summarise({"t2i": each}, RECIPE) for each in (good, bad)])
+    found = finish([summarise({"t2i": each}, RECIPE, SECONDS) for each in (good, bad)])
     assert found["reward/t2i/x"] == 0.5
     assert found["reward/t2i/x.half"] == 0.25
     assert found["share/t2i/x"] > 0
@@ -96,6 +102,20 @@ def test_shares_add_up_to_one_under_joint_credit() -> None:
     assert set(found) == {"t2i/a", "mm2t/b", "mm2t/c"}
     assert sum(found.values()) == pytest.approx(1.0)
     assert found["mm2t/c"] == pytest.approx(0.0, abs=1e-6)  # it does not differ within a group
+
+
+def test_a_blends_shares_lie_between_those_of_pairs_and_of_tasks() -> None:
+    batch = {
+        "t2i": experience("t2i", {"a": [0.0, 1.0, 2.0, 5.0]}, [4] * 4),
+        "mm2t": experience("mm2t", {"b": [1.0, 0.0, 0.0, 1.0], "c": [0.0, 1.0, 0.0, 1.0]}, [4] * 4),
+    }
+    found = {}
+    for credit in ("joint", "blend", "per_task"):
+        algo = RECIPE.algo.model_copy(update={"credit": credit})
+        found[credit] = shares(batch, RECIPE.model_copy(update={"algo": algo}))
+    for name in ("t2i/a", "mm2t/b", "mm2t/c"):
+        ends = sorted([found["joint"][name], found["per_task"][name]])
+        assert ends[0] <= found["blend"][name] <= ends[1]
 
 
 def test_nothing_has_no_mean() -> None:
