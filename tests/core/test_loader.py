@@ -153,7 +153,7 @@ def test_all_faults_come_at_once_with_the_nearest_key():
         "optim.lrr: unknown key; did you mean optim.lr?",
         "max_steps: unknown key; did you mean train.max_steps?",
         "zzz: unknown key; known here: name, notes, seed, model, data, prepare, sampling, rewards, algo, optim, train, "
-        "checkpoint, tracking, eval",
+        "checkpoint, tracking, distributed, eval, study",
         "sampling.group_size: this should be greater than or equal to 2, not 1",
         "model.dtype: 'float23' is not one of 'float32' or 'bfloat16'; did you mean float32?",
         "train.batch_size: this should be a valid integer, not 'yes'",
@@ -165,7 +165,7 @@ def test_all_faults_come_at_once_with_the_nearest_key():
 def test_faults_between_sections_come_at_once():
     assert faults("world/unified", "train.tasks=[t2i]", "rewards.t2i=[]", "algo.credit=joint") == [
         "rewards.t2i: no reward for a task of train.tasks; give one, or leave the task out of train.tasks",
-        "algo.credit: joint needs both tasks in train.tasks; use per_task for one",
+        "algo.credit: joint needs both tasks in every step, to be rewarded in pairs; use per_task",
     ]
 
 
@@ -238,5 +238,16 @@ def test_the_schema_describes_files_with_a_base():
 def test_an_item_whose_name_has_dots_can_be_changed(tmp_path):
     path = tmp_path / "mine.yaml"
     path.write_text("base: world/unified\nname: mine\nrewards: {t2i: [{name: 'my_pkg.module:Mine'}]}\n")
-    changed = loader.load(path, ["rewards.t2i.my_pkg.module:Mine.on_error=mask"])
+    changed = loader.loader.load(path, ["rewards.t2i.my_pkg.module:Mine.on_error=mask"])
     assert changed.rewards.t2i[0].on_error == "mask"
+
+
+def test_a_recipe_derived_from_another_has_the_changes_and_nothing_else():
+    parent = loader.load("world/unified")
+    child = loader.derive(parent, {"train": {"tasks": ["t2i"]}, "algo": {"beta": 0.02}})
+    assert loader.diff(parent, child) == {"train.tasks": (["t2i", "mm2t"], ["t2i"]), "algo.beta": (0.0, 0.02)}
+
+
+def test_a_derived_recipe_is_checked_as_any_other():
+    with pytest.raises(UsageError, match=r"world-unified has a fault:\n  optim.lrr: unknown key; did you mean optim.lr"):
+        loader.derive(loader.load("world/unified"), {"optim": {"lrr": 1}})
