@@ -319,6 +319,10 @@ class Probes(Section):
     )
     rewards: Rubrics = Field(Rubrics(), description="what is measured; need not be what is trained on")
 
+    def readings(self, task: Task) -> list[str]:
+        """What is read of a task, as task/score."""
+        return [f"{task}/{spec.name}" for spec in getattr(self.rewards, task)]
+
 
 class Eval(Section):
     """Evaluation while training."""
@@ -377,6 +381,16 @@ class Recipe(Section):
             faults.append(
                 f"algo.credit: {self.algo.credit} needs both tasks in every step, to be rewarded in pairs; use per_task"
             )
+        if self.checkpoint.best and not self.compared():
+            faults.append(f"checkpoint.best: {self.checkpoint.best} cannot be told by what eval.probes.rewards read")
         if faults:
             raise ValueError("\n".join(faults))
         return self
+
+    def compared(self) -> list[str]:
+        """The held-out readings, as task/score, that say which checkpoint is best; empty where nothing does."""
+        best, probes = self.checkpoint.best, self.eval.probes
+        read = [probes.readings(task) if probes else [] for task in TASKS]
+        if best == "pareto":
+            return [names[0] for names in read] if all(read) else []
+        return [best] if best and any(best in names for names in read) else []

@@ -41,9 +41,8 @@ class RunDir:
         """
         run = cls(path)
         made = {inside.name for inside in (run.provenance_file, run.samples, run.rollouts, run.checkpoints)}
-        if (
-            path.is_dir() and {inside.name for inside in path.iterdir()} - made
-        ):  # a kill may have left what is made here
+        there = {inside.name for inside in path.iterdir() if inside.suffix != ".partial"} if path.is_dir() else set()
+        if there - made:  # a kill may have left what is made here
             go_on = f"Go on with it: --out {path} --resume. " if run.recipe_file.exists() else ""
             raise UsageError(
                 f"{path} exists and is not empty.",
@@ -124,6 +123,15 @@ def write_atomic(path: Path, content: str | bytes) -> None:
             partial.replace(path)
         finally:
             partial.unlink(missing_ok=True)
+
+
+def flush(path: Path) -> None:
+    """Wait until a file, or the names in a folder, are on the disk itself and outlive a power cut."""
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
 
 
 @contextmanager

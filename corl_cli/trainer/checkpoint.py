@@ -1,17 +1,22 @@
-"""States of a run that survive a kill: written under a temporary name, the state file last, then renamed."""
+"""States of a run that survive a kill: written under a temporary name, the state file last, then renamed.
+
+Which checkpoint is best is read from the states themselves, so that no second file can disagree with them.
+"""
 
 import json
 import shutil
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
 import torch
+from safetensors import SafetensorError
 from torch import Tensor
 
 from corl_cli.core.errors import CorlError
+from corl_cli.core.run_dir import flush
 from corl_cli.models.base import UnifiedPolicy
 
 STATE = "state.json"
@@ -19,11 +24,17 @@ STATE = "state.json"
 
 @dataclass(frozen=True, kw_only=True)
 class State:
-    """How far a run is: steps done, the seconds they took, and how many steps in a row were skipped last."""
+    """How far a run is: steps done, the seconds they took, and how many steps in a row were skipped last.
+
+    `scores` are held-out means by task/score, and `gain` what they are worth together (probes.gain); None where this
+    step was not read, or no best checkpoint is wanted.
+    """
 
     step: int = 0
     seconds: float = 0.0
     skipped: int = 0
+    scores: Mapping[str, float | None] = field(default_factory=dict)
+    gain: float | None = None
 
 
 def save(
@@ -34,42 +45,72 @@ def save(
     state: State,
     keep: int,
 ) -> Path:
-    """Save one step's state as `folder`/step-N and drop all but the newest `keep` of them.
+    """Save one step's state as `folder`/step-N and drop all but the newest `keep` of them and the best.
 
-    `policy` says how these weights are written; the optimiser's state goes by parameters' names.
+    `policy` says how these weights are written; the optimiser's state goes by parameters' names. CorlError when the
+    disk is full or cannot be written; what was there before is whole then.
     """
     path = folder / f"step-{state.step:06d}"
     partial = folder / f".{path.name}.partial"
-    shutil.rmtree(partial, ignore_errors=True)
-    with _space(partial):
+    sweep(folder)
+    with _whole(partial):
         partial.mkdir(parents=True)
         policy.save(partial, weights)
         torch.save(optimizer, partial / "optimizer.pt")
         (partial / STATE).write_text(json.dumps(asdict(state), indent=2) + "\n", encoding="utf-8")
-        shutil.rmtree(path, ignore_errors=True)
+        for written in (*partial.rglob("*"), partial):
+            flush(written)
+        _drop(path)
         partial.rename(path)
+        flush(folder)  # before older ones go
+    kept = best(folder)
     for old in complete(folder)[:-keep]:
-        shutil.rmtree(old)
+        if old != kept:
+            _drop(old)
     return path
 
 
-@contextmanager
-def _space(partial: Path) -> Iterator[None]:
-    """A failed write leaves nothing behind, and is a CorlError when the disk is full.
+def sweep(folder: Path) -> None:
+    """Remove what a kill left of checkpoints that were being written or dropped."""
+    for torn in folder.glob(".step-*"):
+        shutil.rmtree(torn, ignore_errors=True)
 
-    torch and safetensors raise errors of their own there; torch's do not say why, so the disk is asked.
+
+def _drop(path: Path) -> None:
+    """Remove a checkpoint, if there; by another name first, so that a kill leaves no half of one under its own."""
+    if path.exists():
+        shutil.rmtree(path.rename(path.with_name(f".{path.name}.dropped")))
+
+
+@contextmanager
+def _whole(partial: Path) -> Iterator[None]:
+    """A failed write leaves nothing behind; CorlError where the disk is to blame.
+
+    torch and safetensors raise errors of their own then; torch's do not say why, so the disk is asked.
     """
     try:
         yield
     except Exception as error:
-        full = "No space left" in str(error) or shutil.disk_usage(partial.parent).free < 1 << 20
         shutil.rmtree(partial, ignore_errors=True)
-        if not full:
+        reason = _disk(error, partial.parent)
+        if reason is None:
             raise
         raise CorlError(
-            f"No space left on the disk for a checkpoint in {partial.parent}.",
-            "Free some space, then go on with --resume: the checkpoint before is whole.",
+            f"{reason} for a checkpoint in {partial.parent}.",
+            "Mend that, then go on with --resume: the checkpoint before is whole.",
         ) from error
+
+
+def _disk(error: Exception, folder: Path) -> str | None:
+    """What is wrong with the disk, or None where the error is not of writing."""
+    text = str(error)
+    if "No space left" in text or (folder.exists() and shutil.disk_usage(folder).free < 1 << 20):
+        return "No space left on the disk"
+    if isinstance(error, OSError):
+        return f"Nothing can be written ({error.strerror or text})"
+    if isinstance(error, SafetensorError) or "PytorchStreamWriter" in text:
+        return f"Not everything could be written ({text.splitlines()[0]})"
+    return None
 
 
 def complete(folder: Path) -> list[Path]:
@@ -77,12 +118,26 @@ def complete(folder: Path) -> list[Path]:
     return sorted(path.parent for path in folder.glob(f"step-*/{STATE}"))
 
 
+def best(folder: Path) -> Path | None:
+    """The whole checkpoint with the largest gain, the later of equal ones; None where none has a gain."""
+    gains = {path: _state(path).gain for path in complete(folder)}
+    compared = [(value, path) for path, value in gains.items() if value is not None]
+    return max(compared)[1] if compared else None
+
+
 def load(path: Path) -> tuple[State, dict[str, Any]]:
     """How far the run saved at `path` is, and the state of its optimiser; CorlError when it is damaged."""
+    state = _state(path)
     try:
-        state = State(**json.loads((path / STATE).read_text(encoding="utf-8")))
         return state, torch.load(path / "optimizer.pt", map_location="cpu", weights_only=True)
     except Exception as error:
+        raise damaged(path, str(error).splitlines()[0]) from error
+
+
+def _state(path: Path) -> State:
+    try:
+        return State(**json.loads((path / STATE).read_text(encoding="utf-8")))
+    except (OSError, ValueError, TypeError) as error:
         raise damaged(path, str(error).splitlines()[0]) from error
 
 

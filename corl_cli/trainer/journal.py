@@ -9,24 +9,26 @@ import sys
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
+from io import BytesIO
 from types import FrameType
 from typing import Any, Protocol
 
+import numpy as np
 import torch
 from accelerate import Accelerator
 from PIL import Image
 from torch.optim import Optimizer
 
-from corl_cli.core.errors import Interrupted
+from corl_cli.core.errors import Interrupted, UsageError
 from corl_cli.core.numbers import finite
 from corl_cli.core.pictures import Tile, sheet
 from corl_cli.core.recipe import Recipe
-from corl_cli.core.run_dir import RunDir, write_atomic
+from corl_cli.core.run_dir import RunDir, write_atomic, writing
 from corl_cli.core.types import TASKS, Experience, Task, Triplet
 from corl_cli.trainer import checkpoint
 from corl_cli.trainer.distributed import Strategy
 from corl_cli.trainer.preflight import Identity
-from corl_cli.trainer.probes import Probes, Reading
+from corl_cli.trainer.probes import Probes, Reading, decisive, gain
 from corl_cli.trainer.rollout import record
 
 SAMPLE_TRIPLETS, SAMPLES_EACH = 6, 4
@@ -69,7 +71,13 @@ class Journal:
             signal.signal(number, handler)
 
     def begin(self, step: int) -> None:
-        """Before the first step: readings and samples of the start."""
+        """Before the first step: readings and samples of the start. UsageError when nothing says which is best."""
+        read = self.probes.rubrics if self.probes else {}
+        if missing := [name for name in self.recipe.compared() if name.partition("/")[0] not in read]:
+            raise UsageError(
+                f"checkpoint.best: the held-out data have nothing to read {', '.join(missing)} of.",
+                "Choose a reading of the other ability, or leave best out.",
+            )
         if step == 0:
             self._probe(0)
             self._sample(0)
@@ -99,18 +107,17 @@ class Journal:
         self._write({"step": step, **metrics, "memory/peak_gib": _peak_gib(), "seconds": self.seconds})
         self.accelerator.log(dict(metrics), step=step)
         self.display.step(step, metrics)
-        if step == 1:
-            self._warn(metrics)
-        if due["probe"]:
-            self._probe(step)
+        self._warn(step, metrics, skipped)
+        readings = self._probe(step) if due["probe"] else []
         if due["sample"]:
             self._sample(step)
         if due["rollout"] and self.recipe.train.method == "rl" and self.accelerator.is_main_process:
-            record(self.run.rollouts / f"step-{step:06d}", batch)
+            with writing(self.run.rollouts):
+                record(self.run.rollouts / f"step-{step:06d}", batch)
         asked = torch.tensor(int(self.stop is not None), device=self.accelerator.device)
         stopping = int(self.accelerator.reduce(asked)) > 0  # one process asked is all of them
-        if due["save"] or stopping:
-            self._save(checkpoint.State(step=step, seconds=self.seconds, skipped=skipped))
+        if due["save"] or stopping or (due["probe"] and self.recipe.compared()):
+            self._save(checkpoint.State(step=step, seconds=self.seconds, skipped=skipped), readings)
         if stopping and step < self.num_steps:
             number = self.stop or signal.SIGTERM
             raise Interrupted(
@@ -124,16 +131,18 @@ class Journal:
         """Seconds spent on this run so far."""
         return round(self.before + time.perf_counter() - self.begun, 3)
 
-    def _probe(self, step: int) -> None:
+    def _probe(self, step: int) -> list[Reading]:
         if self.probes is None:
-            return
+            return []
         begun = time.perf_counter()
         readings = self.probes.measure(self.strategy.actor, self.accelerator)
         spent = time.perf_counter() - begun
         for reading in readings:
             self._write({"step": step, "probe": asdict(reading)})
         self._write({"step": step, "time/probe": spent})
+        self.accelerator.log({f"{r.task}/{r.label}@{r.temperature:g}": r.mean for r in readings}, step=step)
         self.display.readings(step, readings)
+        return readings
 
     def _sample(self, step: int) -> None:
         if not self.samples or not self.accelerator.is_main_process:
@@ -150,19 +159,43 @@ class Journal:
                 else:
                     answers.append({"question": triplet.question, "answer": triplet.answer, "output": output})
         stem = self.run.samples / f"step-{step:06d}"
-        sheet([tile for column in columns for tile in column], columns=SAMPLES_EACH + 1).save(stem.with_suffix(".png"))
+        picture, file = sheet([tile for column in columns for tile in column], columns=SAMPLES_EACH + 1), BytesIO()
+        picture.save(file, "PNG")
+        write_atomic(stem.with_suffix(".png"), file.getvalue())
+        self._show(step, picture)
         lines = "".join(json.dumps(answer, ensure_ascii=False) + "\n" for answer in answers)
         write_atomic(stem.with_suffix(".jsonl"), lines)
 
-    def _save(self, state: checkpoint.State) -> None:
+    def _show(self, step: int, picture: Image.Image) -> None:
+        """Give the samples to those trackers that take pictures."""
+        for tracker in self.accelerator.trackers:
+            if hasattr(tracker, "log_images"):
+                layout = {"dataformats": "NHWC"} if tracker.name == "tensorboard" else {}
+                tracker.log_images({"samples": np.asarray(picture)[None]}, step=step, **layout)
+
+    def _save(self, state: checkpoint.State, readings: Sequence[Reading]) -> None:
         weights, optimizer = self.strategy.save(self.optimizer)
         if self.accelerator.is_main_process:
+            state = replace(state, **self._worth(readings))
             policy, keep = self.strategy.actor, self.recipe.checkpoint.keep
             checkpoint.save(self.run.checkpoints, policy, weights, optimizer, state, keep)
         self.accelerator.wait_for_everyone()
 
-    def _warn(self, metrics: Mapping[str, float]) -> None:
-        for task in TASKS:
+    def _worth(self, readings: Sequence[Reading]) -> dict[str, Any]:
+        """What a checkpoint's state says of these readings, so that the best can be told."""
+        if not (now := decisive(readings, self.recipe)):
+            return {}
+        lines = [line["probe"] for line in self.run.read_metrics() if line["step"] == 0 and "probe" in line]
+        start = decisive([Reading.of(line) for line in lines], self.recipe)
+        return finite({"scores": {name: reading.mean for name, reading in now.items()}, "gain": gain(now, start)})
+
+    def _warn(self, step: int, metrics: Mapping[str, float], skipped: int) -> None:
+        if skipped:
+            self.display.say(
+                f"warning: step {step} is skipped, its gradient has norm {metrics['grad_norm']:.3g}; that makes "
+                f"{skipped} in a row, and the run ends after more than {self.recipe.optim.max_skipped}"
+            )
+        for task in TASKS if step == 1 else ():
             if metrics.get(f"zero_variance/{task}", 0.0) > 0.9:
                 self.display.say(
                     f"warning: {metrics[f'zero_variance/{task}']:.0%} of the {task} groups have equal rewards "
