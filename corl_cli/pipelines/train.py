@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import replace
 from pathlib import Path
 
 import torch
@@ -12,26 +11,24 @@ from accelerate.utils import GradientAccumulationPlugin, broadcast_object_list
 
 from corl_cli.core.errors import CorlError, UsageError
 from corl_cli.core.loader import flatten
-from corl_cli.core.recipe import Probes as ProbesSection
 from corl_cli.core.recipe import Recipe
 from corl_cli.core.run_dir import RunDir
-from corl_cli.core.types import TASKS, Sampling, Task
+from corl_cli.core.types import Task
 from corl_cli.data import triplets
 from corl_cli.models.base import UnifiedPolicy
 from corl_cli.pipelines import build, plan
+from corl_cli.pipelines.abilities import PROBE_SEED, probes
 from corl_cli.rewards.base import Reward
 from corl_cli.trainer import checkpoint
 from corl_cli.trainer.distributed import Replicated
 from corl_cli.trainer.journal import SAMPLE_TRIPLETS, Display, Journal
 from corl_cli.trainer.loop import Trainer
-from corl_cli.trainer.probes import Probes
-
-PROBE_SEED = 0  # every run of every seed is asked the same held-out items
 
 
-def train(recipe: Recipe, run: RunDir, display: Display) -> None:
+def train(recipe: Recipe, run: RunDir, display: Display, *, last: bool = True) -> None:
     """Train in an open run directory from its newest checkpoint, or from the recipe's start.
 
+    `last` says that no other run follows in this process: the processes part.
     CorlError when the run fails, Interrupted (a CorlError) when it was asked to stop; the state is saved in both cases
     as far as the last due checkpoint.
     """
@@ -71,7 +68,7 @@ def train(recipe: Recipe, run: RunDir, display: Display) -> None:
         accelerator=accelerator,
         strategy=strategy,
         optimizer=optimizer,
-        probes=_probes(recipe, accelerator.device, reference, loaded),
+        probes=probes(recipe, accelerator.device, reference, loaded),
         samples=_samples(recipe),
         display=display,
         num_steps=num_steps,
@@ -91,7 +88,11 @@ def train(recipe: Recipe, run: RunDir, display: Display) -> None:
     )
     with journal:
         trainer.fit(state.step)
-    accelerator.end_training()
+    if last:
+        accelerator.end_training()
+    else:
+        for tracker in accelerator.trackers:
+            tracker.finish()
 
 
 def open_run(recipe: Recipe, out: Path | None, *, resume: bool, command: Sequence[str]) -> RunDir:
@@ -170,36 +171,6 @@ def _resumed(recipe: Recipe, saved: Path) -> UnifiedPolicy:
         return build.build_policy(recipe.model, saved)
     except CorlError as error:
         raise checkpoint.damaged(saved, error.message) from error
-
-
-def _probes(
-    recipe: Recipe,
-    device: torch.device,
-    reference: UnifiedPolicy | None,
-    loaded: dict[tuple[Task, str], Reward],
-) -> Probes | None:
-    section = recipe.eval.probes
-    if section is None:
-        return None
-    tasks = [task for task in TASKS if task in recipe.train.tasks or _offered(recipe, section, task)]
-    rubrics = build.build_rubrics(section.rewards, tasks, device, reference, loaded)
-    items = triplets.load(recipe.data, PROBE_SEED, split=section.split, limit=section.items, tasks=list(rubrics))
-    return Probes(items, rubrics, {task: _readings(recipe, section, task) for task in rubrics})
-
-
-def _offered(recipe: Recipe, section: ProbesSection, task: Task) -> bool:
-    """Whether the held-out data have what a task that is not trained needs, so that it can be watched."""
-    try:
-        triplets.load(recipe.data, PROBE_SEED, split=section.split, tasks=[task])
-    except UsageError:
-        return False
-    return True
-
-
-def _readings(recipe: Recipe, section: ProbesSection, task: Task) -> list[Sampling]:
-    """The training temperature, and the lower one that shows how much of a gain is mere sharpening."""
-    sampling = replace(recipe.sampling.of(task), group_size=1)
-    return [sampling, replace(sampling, temperature=section.temperature)]
 
 
 def _samples(recipe: Recipe) -> list[triplets.Triplet]:

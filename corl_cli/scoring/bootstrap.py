@@ -1,0 +1,54 @@
+"""Intervals for means over seeds and held-out items, by resampling both (Owen 2007, the pigeonhole bootstrap).
+
+Every seed answers the same items, so the table of scores has two crossed directions, and each is drawn with
+replacement by itself: drawing cells alone would take the answers of one model, or to one item, for independent ones.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+
+RESAMPLES = 4000
+LEVEL = 0.95
+
+
+@dataclass(frozen=True, kw_only=True)
+class Interval:
+    """A mean and the interval around it; NaN where nothing was scored."""
+
+    mean: float
+    low: float
+    high: float
+
+
+def interval(
+    tables: Sequence[ArrayLike], *, level: float = LEVEL, resamples: int = RESAMPLES, seed: int = 0
+) -> Interval:
+    """The mean of the means of tables [S, N] over the same seeds and items, and its percentile interval.
+
+    NaN is an item without a score. One seed is not resampled: the interval is then over items alone. Paired tables are
+    compared by giving their difference.
+    """
+    scores = [np.asarray(table, dtype=float) for table in tables]
+    (seeds, items), *others = [table.shape for table in scores]
+    if any(shape != (seeds, items) for shape in others):
+        raise ValueError("the tables are not over the same seeds and items")
+    random = np.random.default_rng(seed)
+    rows = random.multinomial(seeds, np.full(seeds, 1 / seeds), resamples)
+    columns = random.multinomial(items, np.full(items, 1 / items), resamples)
+    means = np.mean([_weighted(table, rows, columns) for table in scores], axis=0)
+    low, high = np.quantile(means, [(1 - level) / 2, (1 + level) / 2])
+    once = np.ones((1, seeds)), np.ones((1, items))
+    return Interval(mean=float(np.mean([_weighted(table, *once) for table in scores])), low=float(low), high=float(high))
+
+
+def _weighted(table: NDArray[np.float64], rows: NDArray, columns: NDArray) -> NDArray[np.float64]:  # type: ignore[type-arg]
+    """Means [R] of the scored cells, each counted rows [R, S] x columns [R, N] times."""
+    scored = np.isfinite(table)
+    counts = ((rows @ scored) * columns).sum(1)
+    with np.errstate(invalid="ignore", divide="ignore"):
+        return ((rows @ np.where(scored, table, 0.0)) * columns).sum(1) / counts
