@@ -5,7 +5,7 @@ from typing import Annotated
 
 import typer
 
-from corl_cli.cli.common import Json, console, progress, table
+from corl_cli.cli.common import Json, Set, complete_recipe, console, progress, table
 
 SET_SIZES = [1000, 2000, 4000]
 
@@ -36,6 +36,52 @@ def rollout(
         console().print(
             f"Tokens per second, {prompts} prompts x {group_size} samples; images with guidance (CFG 5) and without. "
             "Turning tokens into pictures is left out on both sides.",
+            soft_wrap=True,
+        )
+
+
+@app.command(epilog="Example: corl bench step --size janus-pro-1b --steps 10")
+def step(
+    recipe: Annotated[
+        list[str],
+        typer.Option(
+            "--recipe",
+            metavar="NAME|FILE",
+            help="Settings of the steps; may be repeated. Without: the paper's two stages.",
+            autocompletion=complete_recipe,
+        ),
+    ] = [],  # noqa: B006 (typer copies it)
+    size: Annotated[
+        str, typer.Option("--size", help="'world' (the tiny Janus), or random weights: small, janus-pro-1b.")
+    ] = "world",
+    steps: Annotated[int, typer.Option("--steps", min=1, help="Steps that count, after one that does not.")] = 10,
+    prompts: Annotated[
+        int | None, typer.Option("--prompts", min=1, help="Prompts of a step, in place of the recipe's.")
+    ] = None,
+    overrides: Set = [],  # noqa: B006 (typer copies it)
+    as_json: Json = False,
+) -> None:
+    """Take real training steps, to see what they cost here: seconds of each phase, tokens per second, peak memory.
+
+    Nothing is downloaded and nothing kept. Images, questions and tokenizer are the embedded world's, rewards those that
+    need no weights of their own.
+    """
+    from dataclasses import asdict
+
+    from corl_cli.pipelines.bench_step import bench_step, side, stages
+
+    recipes = stages(recipe, size, prompts, overrides)
+    costs = []
+    with progress("Steps", len(recipes) * (steps + 1)) as shown:
+        for cost in bench_step(recipes, size, steps, shown):
+            costs.append(asdict(cost))
+    table(costs, as_json=as_json)
+    if not as_json:
+        weights = "The shipped tiny Janus" if size == "world" else f"Random weights of the shapes of {size}"
+        console().print(
+            f"{weights}, with the embedded world's tokenizer and data at {side(size)} pixels; rewards: likeness of "
+            "pixels, matching, accuracy, format (what others cost: corl bench rewards). Seconds are means of "
+            f"{steps} steps; peak_gib has weights and optimiser in it.",
             soft_wrap=True,
         )
 

@@ -1,16 +1,112 @@
-"""Checkpoints of the real classes with random weights, where only the cost of a model is asked for."""
+"""Models of the real classes with random weights, where only the cost of a model is asked for."""
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
+
+if TYPE_CHECKING:
+    from corl_cli.models.janus import JanusPolicy
 
 MARKS = ("[PAD]", "[UNK]", "[CLS]", "[SEP]")
 IDS = {"pad_token_id": 0, "bos_token_id": 2, "sep_token_id": 3, "eos_token_id": 3}
 SMALL = {"hidden_size": 64, "intermediate_size": 128, "num_hidden_layers": 2, "num_attention_heads": 4}
 LARGE = {"hidden_size": 1024, "intermediate_size": 4096, "num_hidden_layers": 24, "num_attention_heads": 16}
+
+
+@dataclass(frozen=True, kw_only=True)
+class Shape:
+    """The sizes of a Janus, by the names of transformers' configurations: language model, SigLIP, VQ model."""
+
+    text: Mapping[str, Any]
+    vision: Mapping[str, Any]
+    vq: Mapping[str, Any]
+
+
+JANUS = {
+    # Two layers that draw 4 tokens of 16 pixels: the parts of the large one, for tests and a first try.
+    "small": Shape(
+        text={**SMALL, "vocab_size": 512, "max_position_embeddings": 1024},
+        vision={
+            "hidden_size": 64,
+            "num_hidden_layers": 2,
+            "num_attention_heads": 4,
+            "image_size": 16,
+            "patch_size": 8,
+            "num_image_tokens": 4,
+        },
+        vq={"num_embeddings": 128, "latent_channels": 32, "base_channels": 32, "channel_multiplier": [1, 1, 1, 1]},
+    ),
+    # deepseek-community/Janus-Pro-1B: its configuration files, and transformers' defaults, which name that checkpoint.
+    "janus-pro-1b": Shape(
+        text={
+            "vocab_size": 102400,
+            "hidden_size": 2048,
+            "intermediate_size": 5632,
+            "num_hidden_layers": 24,
+            "num_attention_heads": 16,
+            "max_position_embeddings": 16384,
+        },
+        vision={
+            "hidden_size": 1024,
+            "num_hidden_layers": 24,
+            "num_attention_heads": 16,
+            "mlp_ratio": 4.0,
+            "image_size": 384,
+            "patch_size": 16,
+            "num_image_tokens": 576,
+            "depth": 2,
+        },
+        vq={
+            "embed_dim": 8,
+            "num_embeddings": 16384,
+            "latent_channels": 256,
+            "base_channels": 128,
+            "channel_multiplier": [1, 1, 2, 2, 4],
+            "num_res_blocks": 2,
+            "num_hidden_layers": 2,
+        },
+    ),
+}
+
+
+def janus(shape: Shape, device: torch.device, dtype: str) -> JanusPolicy:
+    """A policy of these shapes, made on `device` (meta: shapes alone), with the embedded world's tokenizer.
+
+    That has a few dozen words; the ids beyond are sampled and scored like any other, and read as nothing.
+    """
+    from transformers import (
+        JanusConfig,
+        JanusForConditionalGeneration,
+        JanusImageProcessorPil,
+        JanusVisionConfig,
+        JanusVQVAEConfig,
+        LlamaConfig,
+    )
+
+    from corl_cli.models.janus import JanusPolicy
+    from corl_cli.world.tiny import IMAGE, build_processor
+
+    processor = build_processor()
+    tokenizer, side, width = processor.tokenizer, shape.vision["image_size"], shape.text["hidden_size"]
+    processor.image_processor = JanusImageProcessorPil(
+        size={"height": side, "width": side}, image_mean=[0.5] * 3, image_std=[0.5] * 3
+    )
+    ids = {name: getattr(tokenizer, name) for name in ("pad_token_id", "bos_token_id", "eos_token_id")}
+    config = JanusConfig(
+        text_config=LlamaConfig(**shape.text, **ids),
+        vision_config=JanusVisionConfig(**shape.vision, projection_dim=width),
+        vq_config=JanusVQVAEConfig(**shape.vq, projection_dim=width, image_token_embed_dim=width),
+        image_token_id=tokenizer.convert_tokens_to_ids(IMAGE),
+        tie_word_embeddings=False,
+    )
+    with device:
+        model = JanusForConditionalGeneration(config)
+    return JanusPolicy(model, processor, dtype)
 
 
 def vgg(folder: Path) -> Path:

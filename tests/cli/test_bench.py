@@ -1,4 +1,4 @@
-"""`corl bench rewards` on small batches: what its rows claim, not how fast it was."""
+"""`corl bench` on small batches: what its rows claim, not how fast it was."""
 
 import json
 import re
@@ -8,7 +8,8 @@ import torch
 from typer.testing import CliRunner
 
 from corl_cli.cli.app import app
-from corl_cli.pipelines import bench_rewards
+from corl_cli.core.errors import CorlError
+from corl_cli.pipelines import bench_rewards, bench_step, random_weights
 from corl_cli.rewards import REWARDS
 from corl_cli.scoring import lpips
 from corl_cli.scoring.spice import Spice
@@ -102,3 +103,88 @@ def test_the_table_names_the_batch():
     assert head.split() == ["reward", "part", "rows", "milliseconds", "memory_mib", "weights", "note"]
     assert re.search(r"\s\d+\.\d\d\s", row)
     assert "1 prompts x 2 samples" in result.stderr
+
+
+def steps(*options):
+    result = CliRunner().invoke(app, ["bench", "step", "--steps", "1", *options, "--json"])
+    assert result.exit_code == 0, result.output
+    return json.loads(result.stdout)
+
+
+def test_steps_of_the_two_stages_have_their_phases():
+    unified, refined = steps("--size", "small", "--prompts", "2")
+    assert [row["stage"] for row in (unified, refined)] == ["unified-small", "refined-small"]
+    assert [row["group_size"] for row in (unified, refined)] == [8, 16], "the paper's"
+    for row in (unified, refined):
+        phases = [row[phase] for phase in ("rollout", "reward", "reference", "update")]
+        assert all(seconds > 0 for seconds in phases)
+        assert row["step"] == pytest.approx(sum(phases))
+        assert row["prompts"] == 2
+    assert refined["tokens_per_second"] == pytest.approx(4 * refined["images_per_second"]), "drawings of 4 tokens alone"
+    assert unified["tokens_per_second"] > 4 * unified["images_per_second"], "and answers"
+
+
+def test_steps_of_a_recipe_are_taken_with_its_settings(tmp_path):
+    (tmp_path / "mine.yaml").write_text("base: world/unified\nname: mine\ntrain: {tasks: [mm2t], batch_size: 1}\n")
+    (row,) = steps("--recipe", str(tmp_path / "mine.yaml"), "--set", "sampling.group_size=2")
+    assert (row["stage"], row["prompts"], row["group_size"]) == ("mine", 1, 2)
+    assert row["images_per_second"] == 0
+
+
+def test_the_table_of_steps_says_what_was_random():
+    options = ["--size", "small", "--prompts", "1", "--recipe", "unified/janus-pro-1b"]
+    short = ["--set", "sampling.mm2t.max_new_tokens=4", "--set", "sampling.group_size=2", "--steps", "1"]
+    result = CliRunner().invoke(app, ["bench", "step", *options, *short])
+    assert result.exit_code == 0, result.output
+    assert result.stdout.splitlines()[2].startswith("unified-janus-pro-1b")
+    assert "Random weights of the shapes of small" in result.stderr
+    assert "tokenizer and data at 16 pixels" in result.stderr
+
+
+def test_an_unknown_size_is_refused():
+    result = CliRunner().invoke(app, ["bench", "step", "--size", "janus-pro-7b"])
+    assert result.exit_code == 2
+    assert result.stderr == (
+        "error: There are no weights of size 'janus-pro-7b'.\nhint: Choose one of world, small, janus-pro-1b.\n"
+    )
+
+
+def test_too_little_memory_is_told_in_a_line_before_any_step():
+    unified, refined = bench_step.stages([], "janus-pro-1b", None)
+    with pytest.raises(CorlError) as caught:
+        bench_step.require(unified, "janus-pro-1b", 24 * 2**30)
+    # 1653 M that learn x (16 + 2) bytes and 424 M frozen x 2
+    assert caught.value.message == (
+        "unified-janus-pro-1b needs 28.5 GiB for weights, gradients and optimiser alone; 24.0 are there."
+    )
+    with pytest.raises(CorlError, match=r"refined-janus-pro-1b needs 34\.6 GiB"):  # lm_head frozen, a reference
+        bench_step.require(refined, "janus-pro-1b", 24 * 2**30)
+    bench_step.require(refined, "janus-pro-1b", 80 * 2**30)
+
+
+def test_the_large_size_has_the_parameters_of_janus_pro_1b():
+    policy = random_weights.janus(random_weights.JANUS["janus-pro-1b"], torch.device("meta"), "bfloat16")
+    inner = policy.model.model
+    millions = {
+        name: round(sum(parameter.numel() for parameter in part.parameters()) / 1e6)
+        for name, part in {
+            "all": policy,
+            "layers": inner.language_model.layers,
+            "embedding": inner.language_model.embed_tokens,
+            "lm_head": policy.model.lm_head,
+            "siglip": inner.vision_model,
+            "image head": inner.generation_head,
+            "vq": inner.vqmodel,
+        }.items()
+    }
+    assert millions == {
+        "all": 2077,
+        "layers": 1233,
+        "embedding": 210,
+        "lm_head": 210,
+        "siglip": 304,
+        "image head": 38,
+        "vq": 72,
+    }
+    assert policy.num_drawing_tokens == policy.num_image_tokens == 576
+    assert round(sum(parameter.numel() for parameter in policy.trainable()) / 1e6) == 1653

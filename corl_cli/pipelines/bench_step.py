@@ -1,0 +1,286 @@
+"""What training steps cost: seconds of each phase, tokens per second and memory, by the real loop."""
+
+from __future__ import annotations
+
+import copy
+import os
+import statistics
+import tempfile
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+
+import torch
+from accelerate import Accelerator
+
+from corl_cli.core.errors import CorlError, UsageError
+from corl_cli.core.loader import load
+from corl_cli.core.progress import Progress
+from corl_cli.core.recipe import Recipe
+from corl_cli.core.run_dir import RunDir
+from corl_cli.core.types import LazyTriplets, Triplet
+from corl_cli.data import triplets
+from corl_cli.data.batches import ShuffledBatches
+from corl_cli.models.base import UnifiedPolicy
+from corl_cli.pipelines import build, random_weights
+from corl_cli.pipelines.memory import Memory
+from corl_cli.trainer.distributed import Replicated
+from corl_cli.trainer.journal import Journal
+from corl_cli.trainer.loop import Trainer
+from corl_cli.trainer.probes import Reading
+from corl_cli.world.drawing import IMAGE_SIZE
+
+GIB = 2**30
+WORLD_DATA = ("data.path=world", "data.split=train", "data.holdout=0.0", "data.columns={}", "eval.probes=null")
+# Rewards without weights of their own; what the paper's would add, `corl bench rewards` tells.
+WEIGHTLESS = (
+    "rewards.t2i=[{name: cycle, perceptual: pixel, text_weight: 0.0}, {name: matching}]",
+    "rewards.mm2t=[{name: accuracy}, {name: format}]",
+)
+REFINED = (  # the paper's stage 2: one task, G = 16, KL to the frozen start
+    "train.tasks=[t2i]",
+    "algo.credit=per_task",
+    "algo.beta=0.02",
+    "sampling.group_size=16",
+)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Size:
+    """Weights to take steps with: the recipe whose settings they get, what differs from it, and for stage 2."""
+
+    recipe: str
+    changes: tuple[str, ...] = ()
+    refined: tuple[str, ...] = ()
+
+
+SIZES = {
+    "world": Size(recipe="world/unified", refined=("name=world-refined",)),
+    "small": Size(
+        recipe="unified/janus-pro-1b",
+        changes=("name=unified-small", "sampling.mm2t.max_new_tokens=8", "train.batch_size=4"),
+        refined=("name=refined-small",),
+    ),
+    "janus-pro-1b": Size(
+        recipe="unified/janus-pro-1b",
+        refined=("name=refined-janus-pro-1b", "train.micro_batch_size=1"),  # as many rows in a pass as in stage 1
+    ),
+}
+
+
+@dataclass(frozen=True, kw_only=True)
+class StepCost:
+    """Means over the steps after a warm-up: seconds of each phase and of them all; tokens are those of completions.
+
+    `peak_gib` is the GPU's, else the process' above what it held before (None where the system does not tell).
+    """
+
+    stage: str
+    prompts: int
+    group_size: int
+    rollout: float
+    reward: float
+    reference: float
+    update: float
+    step: float
+    images_per_second: float
+    tokens_per_second: float
+    peak_gib: float | None
+
+
+def stages(names: Sequence[str], size: str, prompts: int | None, overrides: Sequence[str] = ()) -> list[Recipe]:
+    """The recipes to take steps of, on the world's data with rewards that need no weights; UsageError for bad names.
+
+    Without names those of the paper's two stages: unified, and refined for drawing.
+    """
+    if size not in SIZES:
+        raise UsageError(f"There are no weights of size '{size}'.", f"Choose one of {', '.join(SIZES)}.")
+    chosen = SIZES[size]
+    own = [*WORLD_DATA, *WEIGHTLESS, *([f"train.batch_size={prompts}"] if prompts else []), *overrides]
+    if names:
+        return [load(name, own) for name in names]
+    unified = [*chosen.changes, *own]
+    return [load(chosen.recipe, unified), load(chosen.recipe, [*chosen.changes, *REFINED, *chosen.refined, *own])]
+
+
+def bench_step(recipes: Sequence[Recipe], size: str, steps: int, shown: Progress) -> Iterator[StepCost]:
+    """Take `steps` steps of each recipe after one that does not count; CorlError where memory does not suffice."""
+    for recipe in recipes:
+        require(recipe, size, _free_memory())
+    for recipe in recipes:
+        with tempfile.TemporaryDirectory(prefix="corl-bench-") as folder:
+            try:
+                yield _measure(recipe, size, steps, RunDir(Path(folder)), shown)
+            except torch.OutOfMemoryError as error:
+                raise CorlError(
+                    f"{recipe.name}: the {torch.cuda.mem_get_info()[1] / GIB:.0f} GiB of this GPU do not suffice for a "
+                    f"step of {recipe.train.batch_size} prompts x {recipe.sampling.group_size} samples.",
+                    "Let fewer prompts into a backward pass, --set train.micro_batch_size=1, or take fewer samples.",
+                ) from error
+
+
+def _measure(recipe: Recipe, size: str, steps: int, run: RunDir, shown: Progress) -> StepCost:
+    accelerator = Accelerator(cpu=not torch.cuda.is_available(), mixed_precision="no")
+    memory = Memory(accelerator.device)
+    if torch.cuda.is_available():
+        torch.cuda.empty_cache()  # of the stage before
+    meter = Meter(recipe.name, shown)
+    trainer = _trainer(recipe, size, steps, run, accelerator, meter)
+    trainer.fit(start=steps)  # see _trainer
+    peak = memory.peak()
+    return _cost(recipe, meter.steps[1:], None if peak is None else peak / 1024)
+
+
+def _cost(recipe: Recipe, steps: Sequence[Mapping[str, float]], peak: float | None) -> StepCost:
+    def mean(phase: str) -> float:
+        return statistics.fmean(step.get(f"time/{phase}", 0.0) for step in steps)
+
+    phases = {phase: mean(phase) for phase in ("rollout", "reward", "reference", "update")}
+    rows = recipe.train.batch_size * recipe.sampling.group_size
+    tokens = {
+        task: rows * statistics.fmean(step.get(f"length/{task}", 0.0) for step in steps) for task in ("t2i", "mm2t")
+    }
+    images = rows * sum("length/t2i" in step for step in steps) / len(steps)
+    seconds = sum(phases.values())
+    return StepCost(
+        stage=recipe.name,
+        prompts=recipe.train.batch_size,
+        group_size=recipe.sampling.group_size,
+        **phases,
+        step=seconds,
+        images_per_second=images / seconds,
+        tokens_per_second=sum(tokens.values()) / seconds,
+        peak_gib=peak,
+    )
+
+
+def _trainer(recipe: Recipe, size: str, steps: int, run: RunDir, accelerator: Accelerator, meter: Meter) -> Trainer:
+    """A trainer whose step number `steps` is the warm-up and `2 * steps` the last.
+
+    The warm-up looks at each task's own gradient, as a run does now and then: the peak has it, the times do not. The
+    journal waits for one step more, with which it would save a checkpoint.
+    """
+    tracking = recipe.tracking.model_copy(update={"gradients_every": steps + 1, "trackers": []})
+    saving = recipe.checkpoint.model_copy(update={"every": 2 * steps + 2})
+    recipe = recipe.model_copy(update={"tracking": tracking, "checkpoint": saving})
+    policy = _policy(recipe, size, accelerator.device)
+    policy.learn(recipe.train.tasks)
+    reference = copy.deepcopy(policy).requires_grad_(False).eval() if build.needs_reference(recipe) else None
+    if recipe.model.gradient_checkpointing:
+        policy.checkpoint_layers()
+    optimizer = torch.optim.AdamW(
+        policy.trainable(), lr=recipe.optim.lr, betas=recipe.optim.betas, weight_decay=recipe.optim.weight_decay
+    )
+    strategy = Replicated(policy)
+    journal = Journal(
+        run=run,
+        recipe=recipe,
+        accelerator=accelerator,
+        strategy=strategy,
+        optimizer=optimizer,
+        probes=None,
+        samples=[],
+        display=meter,
+        num_steps=2 * steps + 2,
+    )
+    return Synchronised(
+        recipe=recipe,
+        accelerator=accelerator,
+        strategy=strategy,
+        reference=reference,
+        rubrics=build.build_rubrics(recipe.rewards, recipe.train.tasks, accelerator.device, reference),
+        batches=_batches(recipe, size, steps),
+        optimizer=optimizer,
+        journal=journal,
+        num_steps=2 * steps + 1,
+    )
+
+
+class Synchronised(Trainer):
+    """The trainer with phases that end when the GPU has done their work."""
+
+    @contextmanager
+    def timed(self, phase: str) -> Iterator[None]:
+        """See Trainer.timed."""
+        with super().timed(phase):
+            yield
+            if torch.cuda.is_available():
+                torch.cuda.synchronize()
+
+
+@dataclass
+class Meter:
+    """Keeps the metrics of every step of a run, and shows that it goes on."""
+
+    name: str
+    shown: Progress
+    steps: list[dict[str, float]] = field(default_factory=list)
+
+    def say(self, line: str) -> None:
+        """Nothing: a preflight is no news here."""
+
+    def step(self, step: int, metrics: Mapping[str, float]) -> None:
+        """See Display.step."""
+        self.steps.append(dict(metrics))
+        self.shown.advance(note=self.name)
+
+    def readings(self, step: int, readings: Sequence[Reading]) -> None:
+        """Nothing: there are no probes."""
+
+
+class Enlarged(LazyTriplets):
+    """Triplets with their images at another side in pixels."""
+
+    def __init__(self, triplets: Sequence[Triplet], side: int) -> None:
+        self.triplets, self.side = triplets, side
+
+    def __len__(self) -> int:
+        return len(self.triplets)
+
+    def at(self, index: int) -> Triplet:
+        triplet = self.triplets[index]
+        return replace(triplet, image=triplet.image.resize((self.side, self.side)))
+
+
+def _batches(recipe: Recipe, size: str, steps: int) -> ShuffledBatches:
+    wanted = recipe.train.batch_size * (steps + 1)
+    found = Enlarged(triplets.load(recipe.data, recipe.seed, limit=wanted), side(size))
+    return ShuffledBatches(found, recipe.train.batch_size, epochs=1, seed=recipe.seed)
+
+
+def side(size: str) -> int:
+    """Pixels of the images that weights of this size see and draw."""
+    return IMAGE_SIZE if size == "world" else int(random_weights.JANUS[size].vision["image_size"])
+
+
+def _policy(recipe: Recipe, size: str, device: torch.device) -> UnifiedPolicy:
+    if size == "world":
+        return build.build_policy(recipe.model.model_copy(update={"checkpoint": "world"})).to(device)
+    torch.manual_seed(recipe.seed)
+    return random_weights.janus(random_weights.JANUS[size], device, recipe.model.dtype)
+
+
+def require(recipe: Recipe, size: str, there: int) -> None:
+    """CorlError when weights, gradients and optimiser alone take more than the bytes that are there."""
+    policy = _policy(recipe, size, torch.device("meta"))
+    policy.learn(recipe.train.tasks)
+    trained = sum(parameter.numel() for parameter in policy.trainable())
+    frozen = sum(parameter.numel() for parameter in policy.parameters()) - trained
+    width = 2 if recipe.model.dtype == "bfloat16" else 4
+    # float32 masters, gradients and two moments, and the sampler's copy; the reference has masters and a copy too
+    needed = trained * (16 + width) + frozen * width
+    needed += trained * (4 + width) + frozen * width if build.needs_reference(recipe) else 0
+    if needed > there:
+        raise CorlError(
+            f"{recipe.name} needs {needed / GIB:.1f} GiB for weights, gradients and optimiser alone; "
+            f"{there / GIB:.1f} are there.",
+            "Take a larger machine, or other weights: --size world",
+        )
+
+
+def _free_memory() -> int:
+    """Bytes of the GPU that are free; without one, of the machine."""
+    if torch.cuda.is_available():
+        return int(torch.cuda.mem_get_info()[0])
+    return os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
