@@ -9,10 +9,12 @@ import difflib
 import io
 import re
 from collections.abc import Iterator, Mapping, Sequence
+from copy import deepcopy
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Self
 
-from pydantic import ValidationError
+from pydantic import ValidationError, model_validator
 from ruamel.yaml import YAML
 from ruamel.yaml.error import MarkedYAMLError, YAMLError
 from ruamel.yaml.nodes import ScalarNode
@@ -25,25 +27,72 @@ from corl_cli.core.recipe import Recipe
 LIST_HINT = "List the shipped recipes with: corl recipe ls"
 
 
+# What the faults between sections are about (Recipe._agree).
+BETWEEN = ("train.tasks", "train.method", "train.cycle", "rewards", "algo.credit", "eval.probes", "checkpoint.best")
+
+
+class _Loose(Recipe):
+    """A recipe whose sections need not agree."""
+
+    @model_validator(mode="after")
+    def _agree(self) -> Self:
+        return self
+
+
+@dataclass(frozen=True, kw_only=True)
+class Draft:
+    """A recipe as far as it can be read, so that the rest of it can be checked too: one line for each of its faults.
+
+    What was faulty and is `dropped` (paths of keys) has its default.
+    """
+
+    source: str
+    recipe: Recipe
+    faults: list[str]
+    dropped: list[tuple[int | str, ...]]
+
+    def tells(self, *keys: str) -> bool:
+        """Whether these dotted keys, and what is inside of them, are as they were written."""
+        paths = [tuple(key.split(".")) for key in keys]
+        return not any(path[: len(lost)] == lost[: len(path)] for path in paths for lost in self.dropped)
+
+
 def load(source: str | Path, overrides: Sequence[str] = ()) -> Recipe:
     """The recipe of a file or a shipped name, its bases and `key=value` overrides applied.
 
     UsageError with one line per fault: the dotted key and what is wrong with it.
     """
+    draft = examine(source, overrides)
+    if draft.faults:
+        raise refuse(draft.source, draft.faults)
+    return draft.recipe
+
+
+def examine(source: str | Path, overrides: Sequence[str] = ()) -> Draft:
+    """What `load` loads, faults and all; UsageError where there is no such file, or it holds no mapping."""
     raw = _read_chain(locate(str(source)))
-    faults = []
+    faults: list[str] = []
+    dropped: list[tuple[int | str, ...]] = []
     for override in overrides:
         try:
             raw = _override(raw, override)
         except ValueError as fault:
             faults.append(str(fault))
-    try:
-        recipe = Recipe.model_validate(raw)
-    except ValidationError as error:
-        faults += explain(error, raw)
-    if faults:
-        raise _refuse(str(source), faults)
-    return recipe
+            dropped.append(tuple(override.partition("=")[0].split(".")))
+    while True:
+        try:
+            recipe, disagreements = Recipe.model_validate(raw), []
+            break
+        except ValidationError as error:
+            found = explain(error, raw)
+            if not error.errors()[0]["loc"]:  # all sections can be read
+                recipe, disagreements = _Loose.model_validate(raw), found
+                break
+            faults += found
+            raw = _mend(raw, error, dropped)
+    draft = Draft(source=str(source), recipe=recipe, faults=faults, dropped=dropped)
+    faults += disagreements if draft.tells(*BETWEEN) else []
+    return draft
 
 
 def derive(recipe: Recipe, changes: Mapping[str, Any]) -> Recipe:
@@ -52,7 +101,14 @@ def derive(recipe: Recipe, changes: Mapping[str, Any]) -> Recipe:
     try:
         return Recipe.model_validate(raw)
     except ValidationError as error:
-        raise _refuse(str(raw["name"]), explain(error, raw)) from error
+        raise refuse(str(raw["name"]), explain(error, raw)) from error
+
+
+def refuse(source: str, faults: Sequence[str], hint: str = "See every key with: corl recipe schema") -> UsageError:
+    """The error that says all faults of a recipe, a line each."""
+    count = "a fault" if len(faults) == 1 else f"{len(faults)} faults"
+    lines = "\n".join(f"  {fault}" for fault in faults)
+    return UsageError(f"The recipe {source} has {count}:\n{lines}", hint)
 
 
 def dump(recipe: Recipe) -> str:
@@ -228,6 +284,31 @@ def _put(node: Any, key: Sequence[str], depth: int, value: Any) -> Any:
     return copy
 
 
+def _mend(raw: dict[str, Any], error: ValidationError, dropped: list[tuple[int | str, ...]]) -> dict[str, Any]:
+    """A copy without the faulty keys, which are noted in `dropped`; where an item of a list lacks one, the list goes.
+
+    Only the name of a recipe has no default.
+    """
+    raw = deepcopy(raw)
+    for details in reversed(error.errors()):  # from the ends of lists, so that numbers of items stay right
+        path = details["loc"]
+        if any(path[: len(lost)] == lost for lost in dropped):
+            continue
+        holder, depth = None, 0
+        node: Any = raw
+        for level, part in enumerate(path):
+            if isinstance(node, dict) and part in node:
+                holder, depth = node, level
+            try:
+                node = node[part]
+            except (LookupError, TypeError):
+                break
+        dropped.append(path[: depth + 1])
+        if holder is not None:
+            del holder[path[depth]]
+    return {"name": "unnamed", **raw}
+
+
 def _item(items: list[Any], key: Sequence[str], depth: int) -> tuple[int, int]:
     """The position that key[depth] means in a list, a number or the name of an item, and the depth where it ends.
 
@@ -255,9 +336,3 @@ def _leaves(node: Any, prefix: str) -> Iterator[tuple[str, Any]]:
         return
     for key, value in items.items():
         yield from _leaves(value, f"{prefix}.{key}" if prefix else key)
-
-
-def _refuse(source: str, faults: Sequence[str]) -> UsageError:
-    count = "a fault" if len(faults) == 1 else f"{len(faults)} faults"
-    lines = "\n".join(f"  {fault}" for fault in faults)
-    return UsageError(f"The recipe {source} has {count}:\n{lines}", "See every key with: corl recipe schema")
