@@ -84,18 +84,24 @@ def policy_class(family: str) -> type[UnifiedPolicy]:
 
 
 def locate(checkpoint: str) -> str:
-    """Where weights are: the shipped tiny Janus for 'world', the newest checkpoint of a run, else the name itself."""
+    """Where weights are: the shipped tiny Janus for 'world', the newest checkpoint of a run or, for RUN@best, its best,
+    else the name itself.
+    """
     from corl_cli import world
-    from corl_cli.trainer.checkpoint import complete
+    from corl_cli.trainer.checkpoint import best, complete
 
     if checkpoint == "world":
         return str(world.checkpoint())
-    path = Path(checkpoint)
+    path = Path(checkpoint.removesuffix("@best"))
     if (path / "recipe.yaml").exists():
         saved = complete(path / "checkpoints")
         if not saved:
             raise CorlError(f"The run {path} has no checkpoint yet.", f"Go on with it: --out {path} --resume")
-        return str(saved[-1])
+        if not checkpoint.endswith("@best"):
+            return str(saved[-1])
+        if not (found := best(path / "checkpoints")):
+            raise CorlError(f"The run {path} did not say which is best.", f"Take its newest: {path}")
+        return str(found)
     return checkpoint
 
 

@@ -6,11 +6,14 @@ import math
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from io import BytesIO
+from pathlib import Path
 from typing import Any
 
 from corl_cli.core.recipe import Recipe
-from corl_cli.core.run_dir import RunDir
-from corl_cli.core.types import Task
+from corl_cli.core.run_dir import RunDir, write_atomic
+from corl_cli.core.types import TASKS, Task
+from corl_cli.trainer import checkpoint
 
 TITLES: dict[Task, str] = {"t2i": "drawing", "mm2t": "answering"}
 SMOOTHED = 10  # steps of a running mean
@@ -31,12 +34,13 @@ class Change:
 
 @dataclass(frozen=True, kw_only=True)
 class Summary:
-    """The end of a run: how far it came, how long it took, and what changed."""
+    """The end of a run: how far it came, how long it took, what changed, and its best checkpoint if one is kept."""
 
     step: int
     seconds: float
     peak_gib: float
     changes: list[Change]
+    best: Path | None
 
 
 def summarise(run: RunDir) -> Summary:
@@ -65,6 +69,7 @@ def summarise(run: RunDir) -> Summary:
         seconds=steps[-1]["seconds"] if steps else 0.0,
         peak_gib=max((line["memory/peak_gib"] for line in steps), default=0.0),
         changes=changes,
+        best=checkpoint.best(run.checkpoints),
     )
 
 
@@ -89,15 +94,19 @@ def curves(metrics: Sequence[Mapping[str, Any]], recipe: Recipe, task: Task) -> 
     names = dict.fromkeys(name for line in metrics for name in line if name.startswith(prefix))
     if cancels(recipe, task):
         names.pop(f"{prefix}total", None)
-    found = {
-        name.removeprefix(prefix): [(line["step"], line[name]) for line in metrics if line.get(name) is not None]
-        for name in names
-    }
+    found = {name.removeprefix(prefix): _points(metrics, name) for name in names}
     return {name: points for name, points in found.items() if points}
 
 
+def _points(metrics: Sequence[Mapping[str, Any]], name: str) -> list[tuple[int, float]]:
+    """Step and value wherever a metric has one: where tasks take turns, at a task's own steps."""
+    return [(line["step"], line[name]) for line in metrics if line.get(name) is not None]
+
+
 def draw_curves(run: RunDir) -> None:
-    """curves.png: each task's held-out score with its standard error, and its rewards while training."""
+    """curves.png, a column for each ability: its held-out scores with their standard errors, also where it is not
+    trained; its rewards while training, or the loss of an imitation; entropy, and KL where there is one.
+    """
     import matplotlib
 
     matplotlib.use("Agg")
@@ -105,15 +114,29 @@ def draw_curves(run: RunDir) -> None:
     from matplotlib.ticker import MaxNLocator
 
     lines, recipe = run.read_metrics(), run.recipe()
-    tasks = [task for task in TITLES if any(f"reward/{task}/total" in line for line in lines)]
-    figure, axes = pyplot.subplots(2, len(tasks), figsize=(7 * len(tasks), 7), squeeze=False, layout="constrained")
+    read = {line["probe"]["task"] for line in lines if "probe" in line}
+    tasks = [task for task in TASKS if task in read or task in recipe.train.tasks]
+    size, heights = (7 * len(tasks), 9), [3, 3, 2]
+    figure, axes = pyplot.subplots(
+        3, len(tasks), figsize=size, height_ratios=heights, squeeze=False, layout="constrained"
+    )
+    last = max((line["step"] for line in lines), default=0)
     for axis in axes.flat:
         axis.xaxis.set_major_locator(MaxNLocator(integer=True))
-    for column, task in enumerate(tasks):
-        _draw_readings(axes[0][column], lines, task)
-        _draw_rewards(axes[1][column], curves(lines, recipe, task), task)
-    figure.savefig(run.path / "curves.png", dpi=110)
+        axis.set(xlim=(-0.02 * last, 1.02 * last) if last else None, xlabel="step")
+        axis.grid(alpha=0.3)
+    for (held_out, learning, spread), task in zip(axes.T, tasks, strict=True):
+        _draw_readings(held_out, lines, task)
+        if task in recipe.train.tasks:
+            _draw_learning(learning, lines, recipe, task)
+            _draw_spread(spread, lines, task)
+        else:
+            learning.set_axis_off()
+            spread.set_axis_off()
+    file = BytesIO()
+    figure.savefig(file, format="png", dpi=110)
     pyplot.close(figure)
+    write_atomic(run.path / "curves.png", file.getvalue())
 
 
 def _draw_readings(axis: Any, lines: list[dict[str, Any]], task: Task) -> None:
@@ -123,20 +146,41 @@ def _draw_readings(axis: Any, lines: list[dict[str, Any]], task: Task) -> None:
         steps, *values = zip(*points, strict=True)
         means, errors = ([_number(value) for value in column] for column in values)
         axis.errorbar(steps, means, errors, marker="o", markersize=3, capsize=2, label=f"{key[0]}, T = {key[1]:g}")
-    axis.set(title=f"{TITLES[task]}, held out", xlabel="step", ylabel="mean ± standard error")
+    axis.set(title=f"{TITLES[task]}, held out", ylabel="mean ± standard error")
     if probes:
         _name_lines(axis)
-    axis.grid(alpha=0.3)
 
 
-def _draw_rewards(axis: Any, lines: Mapping[str, Sequence[tuple[int, float]]], task: Task) -> None:
-    for name, points in lines.items():
-        steps, values = zip(*points, strict=True)
-        axis.plot(steps, _smooth(values), label=name, linewidth=1.2)
-    axis.set(title=f"{TITLES[task]}, rewards while training (mean of up to {SMOOTHED} steps)", xlabel="step")
-    if lines:
+def _draw_learning(axis: Any, lines: Sequence[Mapping[str, Any]], recipe: Recipe, task: Task) -> None:
+    """What a task is trained on: its rewards, or the loss of its targets."""
+    sft = recipe.train.method == "sft"
+    drawn = {"nll": _points(lines, f"nll/{task}")} if sft else curves(lines, recipe, task)
+    for name, points in drawn.items():
+        _draw_smooth(axis, points, name)
+    what = "nats a token of the targets" if sft else "rewards while training"
+    axis.set(title=f"{TITLES[task]}, {what} (mean of up to {SMOOTHED} steps)")
+    if any(drawn.values()):
         _name_lines(axis)
-    axis.grid(alpha=0.3)
+
+
+def _draw_spread(axis: Any, lines: Sequence[Mapping[str, Any]], task: Task) -> None:
+    """How open the policy still is, and how far it went from its start where that is measured."""
+    _draw_smooth(axis, _points(lines, f"entropy/{task}"), "entropy")
+    axis.set(title=f"{TITLES[task]}, nats a token (mean of up to {SMOOTHED} steps)", ylabel="entropy")
+    handles = axis.get_lines()
+    if kl := _points(lines, f"kl/{task}"):
+        right = axis.twinx()
+        _draw_smooth(right, kl, "KL to the start", color="tab:red")
+        right.set(ylabel="KL")
+        handles = [*handles, *right.get_lines()]
+    if handles:
+        axis.legend(handles=handles, fontsize="small", loc="best", frameon=False)
+
+
+def _draw_smooth(axis: Any, points: Sequence[tuple[int, float]], name: str, **style: Any) -> None:
+    if points:
+        steps, values = zip(*points, strict=True)
+        axis.plot(steps, _smooth(values), label=name, linewidth=1.2, **style)
 
 
 def _name_lines(axis: Any) -> None:
