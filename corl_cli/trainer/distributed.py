@@ -1,4 +1,4 @@
-"""How several processes hold one policy: whole in each of them (`ddp`), or in shards (`fsdp`)."""
+"""How several processes hold one policy: whole in each of them (`ddp`), or in shards (`fsdp`, in sharded.py)."""
 
 from __future__ import annotations
 
@@ -57,6 +57,7 @@ class Replicated:
     """
 
     def __init__(self, policy: UnifiedPolicy) -> None:
+        align(policy)
         self.policy = self.actor = policy
         self.learner: nn.Module = policy
 
@@ -88,3 +89,11 @@ class Replicated:
     def restore(self, optimizer: Optimizer, state: dict[str, Any]) -> None:
         """See Strategy.restore."""
         set_optimizer_state_dict(self.policy, optimizer, state, options=StateDictOptions(full_state_dict=True))
+
+
+@torch.no_grad()
+def align(policy: UnifiedPolicy) -> None:
+    """Give every process the weights of process 0 where they learn: fresh adapters are random."""
+    if dist.is_initialized():
+        for parameter in policy.trainable():
+            dist.broadcast(parameter, 0)
