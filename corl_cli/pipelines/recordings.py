@@ -91,6 +91,7 @@ def pooled(steps: Sequence[Recorded]) -> Recorded:
         advantages=torch.cat([step.advantages for step in steps]),
         rows=torch.cat([step.rows for step in steps]),
         lengths=torch.cat([step.lengths for step in steps]),
+        truncated=torch.cat([step.truncated for step in steps]),
     )
 
 

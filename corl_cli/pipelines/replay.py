@@ -25,7 +25,7 @@ from corl_cli.rewards.base import Criterion, Options, Reward, Rubric, Scores
 from corl_cli.scoring.agreement import best_changes, kendall
 from corl_cli.trainer import metrics
 from corl_cli.trainer.checkpoint import complete
-from corl_cli.trainer.credit import credit
+from corl_cli.trainer.credit import credit, leave_out
 from corl_cli.trainer.rollout import Recorded
 
 CREDIT = ("algo.credit", "algo.blend", "algo.mm2t_weight", "algo.scale_advantages")
@@ -117,14 +117,14 @@ def replay(
     for step in recordings.steps:
         old = recordings.read(step)
         new = scorer.score(step, old)
-        for task in recipe.train.tasks:
+        for task in old:  # where tasks take turns, one of them
             groups += _groups(step, old[task], new[task])
             before[task].append(pooled([old[task]]))
             after[task].append(pooled([new[task]]))
         if progress:
             progress.advance()
-    old = {task: pooled(steps) for task, steps in before.items()}
-    new = {task: pooled(steps) for task, steps in after.items()}
+    old = {task: pooled(steps) for task, steps in before.items() if steps}
+    new = {task: pooled(steps) for task, steps in after.items() if steps}
     return Replay(
         run=str(recordings.run.path),
         steps=recordings.steps,
@@ -218,6 +218,8 @@ class Scorer:
         policy = self._drawn_by(step) if any(reward.needs_policy for reward in self.rewards.values()) else None
         results = {task: self._rubric(task, recorded[task])(recorded[task].samples, policy) for task in recorded}
         advantages = credit(results, self.recipe.algo, self.recipe.sampling.group_size)
+        if self.recipe.algo.mask_truncated:
+            advantages = {task: leave_out(*found, recorded[task].truncated) for task, found in advantages.items()}
         return {
             task: replace(recorded[task], rewards=results[task], advantages=values, rows=rows)
             for task, (values, rows) in advantages.items()

@@ -20,6 +20,12 @@ def deviation(rewards: Tensor) -> float:
     return float(found.std()) if len(found) > 1 else 0.0
 
 
+def leave_out(advantages: Tensor, rows: Tensor, truncated: Tensor) -> tuple[Tensor, Tensor]:
+    """Advantages and counted rows [N] without the answers that were cut off, whose rewards stay in the baseline."""
+    kept = rows & ~truncated
+    return advantages.where(kept, 0.0), kept
+
+
 def credit(
     rewards: Mapping[Task, RewardResult], algo: Algo, group_size: int, deviation: Deviation = deviation
 ) -> dict[Task, tuple[Tensor, Tensor]]:

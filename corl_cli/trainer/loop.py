@@ -22,7 +22,7 @@ from corl_cli.core.recipe import Recipe
 from corl_cli.core.types import Experience, RewardResult, Rollout, Task, Triplet
 from corl_cli.models.base import UnifiedPolicy
 from corl_cli.trainer import metrics as measured
-from corl_cli.trainer.credit import credit
+from corl_cli.trainer.credit import credit, leave_out
 from corl_cli.trainer.distributed import Strategy
 from corl_cli.trainer.journal import Journal
 from corl_cli.trainer.preflight import check_identity
@@ -111,14 +111,14 @@ class Trainer:
         batch = {}
         for task, rollout in rollouts.items():
             values, rows = advantages[task]
-            if algo.mask_truncated:  # the reward stays in the baseline
-                rows = rows & ~rollout.truncated.cpu()
-            if self.updater.total([float(advantages[task][1].sum())]) == [0.0]:
+            if self.updater.total([float(rows.sum())]) == [0.0]:
                 raise _nothing_scored(rewards)
+            if algo.mask_truncated:
+                values, rows = leave_out(values, rows, rollout.truncated.cpu())
             batch[task] = Experience(
                 rollout=rollout,
                 rewards=rewards[task],
-                advantages=values.where(rows, 0.0),
+                advantages=values,
                 rows=rows,
                 old_logps=self.score(rollout) if algo.num_iterations > 1 else None,
                 ref_logps=self.score(rollout, self.reference) if self.reference and algo.beta > 0 else None,

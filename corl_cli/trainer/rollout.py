@@ -26,7 +26,8 @@ ROWS = "rows.jsonl"
 class Recorded:
     """One task of a recorded step: what was sampled, how it was rewarded, and its advantages [N].
 
-    `rows` [N] is False for rows whose reward was masked; `lengths` [N] count the completions' tokens.
+    `rows` [N] is False for rows that were left out of the loss; `lengths` [N] count the completions' tokens, `truncated`
+    [N] marks those that the token limit cut off.
     """
 
     samples: Samples
@@ -34,6 +35,7 @@ class Recorded:
     advantages: Tensor
     rows: Tensor
     lengths: Tensor
+    truncated: Tensor
 
 
 def generate(
@@ -83,6 +85,7 @@ def record(folder: Path, batch: Mapping[Task, Experience]) -> None:
                     "source": triplet.source,
                     "output": output,
                     "length": int(rollout.completion_mask[row].sum()),
+                    "truncated": bool(rollout.truncated[row]),
                     "rewards": _numbers(rewards.parts, row),
                     "terms": _numbers(rewards.terms, row),
                     "notes": {name: notes[row] for name, notes in rewards.notes.items()},
@@ -161,6 +164,7 @@ def _read(folder: Path, task: Task, lines: Sequence[Mapping[str, Any]], sampling
         advantages=_tensor([line["advantage"] for line in lines]),
         rows=torch.tensor([line["counted"] for line in lines]),
         lengths=torch.tensor([line["length"] for line in lines]),
+        truncated=torch.tensor([line.get("truncated", False) for line in lines]),
     )
 
 

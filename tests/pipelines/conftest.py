@@ -12,7 +12,7 @@ import torch
 from corl_cli.core.recipe import Recipe
 from corl_cli.core.run_dir import RunDir
 from corl_cli.core.types import Experience, RewardResult, Rollout, Task, Triplet
-from corl_cli.trainer.loop import credit
+from corl_cli.trainer.credit import credit
 from corl_cli.trainer.rollout import record
 
 Rows = Mapping[
@@ -83,6 +83,7 @@ class Rig:
             completion_ids=torch.zeros(8, 20, dtype=torch.long),
             completion_mask=torch.arange(20)[None] < lengths[:, None],
             logps=None,
+            truncated=lengths == 20,
         )
 
 

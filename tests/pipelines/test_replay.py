@@ -9,7 +9,7 @@ import torch
 
 from corl_cli.core.errors import CorlError, UsageError
 from corl_cli.pipelines.recordings import Recordings, pooled, zero_variance
-from corl_cli.pipelines.replay import replay
+from corl_cli.pipelines.replay import Scorer, changed, replay
 
 RIGHT = "<think> so </think> <answer> {} </answer>"
 
@@ -95,6 +95,32 @@ def test_masked_rows_stay_out(rig):
     assert next(group for group in found.groups if group.group == 0).after[0] == 0
     without = replay(Recordings(rig.run.path), [], ["format"])
     assert without.tasks[0].masked_after == 0
+
+
+def test_tasks_that_were_trained_by_turns(rig):
+    rig = rig(t2i=[{"name": "matching"}], mm2t=[{"name": "accuracy"}])
+    images = [triplet.image for triplet in rig.triplets for _ in range(4)]
+    rig.step(1, {"t2i": {"outputs": images, "scores": {"matching": [0.1, 0.2, 0.3, 0.4] * 2}}})
+    rig.step(2, {"mm2t": {"outputs": ["x"] * 8, "scores": {"accuracy": [1, 0, 0, 0] * 2}}})
+    found = replay(Recordings(rig.run.path), ["rewards.t2i.matching.weight=-1"], [])
+    drawn, answered = found.tasks
+    assert (drawn.task, drawn.rank_correlation) == ("t2i", pytest.approx(-1.0))
+    assert (answered.task, answered.rank_correlation) == ("mm2t", pytest.approx(1.0))
+    assert [group.step for group in found.groups] == [1, 1, 2, 2]
+
+
+def test_answers_that_were_cut_off_stay_out_of_the_loss_but_in_the_baseline(rig):
+    rig = rig(mm2t=[{"name": "accuracy"}, {"name": "format"}])
+    scores = {"accuracy": [1, 0, 0, 0] * 2, "format": [0, 1, 0, 0] * 2}
+    rig.step(1, {"mm2t": {"outputs": ["x"] * 8, "scores": scores, "lengths": [20, 9, 9, 9] * 2}})
+    recordings = Recordings(rig.run.path)
+    recipe = changed(recordings, ["rewards.mm2t.format.weight=0"], [])
+    masking = recipe.model_copy(update={"algo": recipe.algo.model_copy(update={"mask_truncated": True})})
+    old = recordings.read(1)
+    plain, masked = (Scorer(recordings, each, again=False).score(1, old)["mm2t"] for each in (recipe, masking))
+    assert masked.rows.tolist() == [False, True, True, True] * 2
+    assert masked.advantages[0] == 0
+    assert torch.equal(masked.advantages[1:4], plain.advantages[1:4])
 
 
 @pytest.mark.parametrize(

@@ -17,7 +17,9 @@ def batch(policy, triplets):
     outputs = {"t2i": [t.image for t in pairs], "mm2t": ["a", "two\u2028lines\u0085and\nmore", "<answer>", ""]}
     found = {}
     for task in ("t2i", "mm2t"):
-        rollout = replace(policy.encode(task, pairs, outputs[task]), sampling=Sampling(group_size=2))
+        cut = torch.tensor([False, task == "mm2t", False, False])
+        rollout = policy.encode(task, pairs, outputs[task])
+        rollout = replace(rollout, sampling=Sampling(group_size=2), truncated=cut)
         scores = torch.tensor([0.0, 1.0, 0.5, torch.nan if task == "mm2t" else 0.25])
         rewards = RewardResult(
             task=task,
@@ -46,7 +48,7 @@ def test_what_is_recorded_is_read_back(tmp_path, batch):
     for task, experience in batch.items():
         samples, rewards = found[task].samples, found[task].rewards
         for ours, theirs in zip(samples.triplets, experience.rollout.triplets, strict=True):
-            assert replace(ours, image=None) == replace(theirs, image=None)
+            assert replace(ours, image=None) == replace(theirs, image=None, solution="")  # nothing to imitate
             assert ours.image.tobytes() == theirs.image.tobytes()
         assert samples.triplets[0].image is samples.triplets[1].image  # a group shares its real image
         assert samples.triplets[0].image is not samples.triplets[2].image
@@ -58,6 +60,7 @@ def test_what_is_recorded_is_read_back(tmp_path, batch):
         assert rewards.texts == experience.rewards.texts
         assert torch.equal(found[task].advantages, experience.advantages)
         assert torch.equal(found[task].rows, experience.rows)
+        assert torch.equal(found[task].truncated, experience.rollout.truncated)
         assert torch.equal(found[task].lengths, experience.rollout.completion_mask.sum(1).cpu())
     assert found["mm2t"].samples.outputs == batch["mm2t"].rollout.outputs
     drawn = zip(found["t2i"].samples.outputs, batch["t2i"].rollout.outputs, strict=True)
