@@ -26,8 +26,8 @@ ROWS = "rows.jsonl"
 class Recorded:
     """One task of a recorded step: what was sampled, how it was rewarded, and its advantages [N].
 
-    `rows` [N] is False for rows that were left out of the loss; `lengths` [N] count the completions' tokens, `truncated`
-    [N] marks those that the token limit cut off.
+    `rows` [N] is False for rows that were left out of the loss; `lengths` [N] count the completions' tokens,
+    `truncated` [N] marks those that the token limit cut off.
     """
 
     samples: Samples
