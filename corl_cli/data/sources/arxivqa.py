@@ -4,24 +4,22 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
 from corl_cli.data.items import Raw
 from corl_cli.data.sources import files
-from corl_cli.data.sources.base import Options, Place, Record, Records
+from corl_cli.data.sources.base import Place, Record
 from corl_cli.data.sources.fields import bracketed, image, optional, text, texts, unlettered
+from corl_cli.data.sources.layouts import Listing, ListingOptions
 
-PAGE = "https://huggingface.co/datasets/MMInstruction/ArxivQA"
 
-
-class ArxivQaOptions(Options):
+class ArxivQaOptions(ListingOptions):
     """The questions, and the folder that holds the unpacked folder `images`."""
 
     path: Place = Path("data/raw/arxivqa/arxivqa.jsonl")
     images: Place = Path("data/raw/arxivqa")
 
 
-class ArxivQa(Records):
+class ArxivQa(Listing):
     """ArxivQA (CC BY-SA 4.0), multiple choice, written by GPT-4V; it has no captions.
 
     `arxivqa.jsonl`: id, image ("images/2211.02201_2.jpg"), question, options ("A) …"), label, rationale. Schema read
@@ -31,14 +29,11 @@ class ArxivQa(Records):
 
     Options = ArxivQaOptions
     options: ArxivQaOptions
-    label = "arxivqa"
+    label, page = "arxivqa", "https://huggingface.co/datasets/MMInstruction/ArxivQA"
 
     def files(self) -> list[Path]:
-        files.folder(self.options.images / "images", PAGE)
-        return [files.listing(self.options.path, PAGE)]
-
-    def records(self) -> Iterator[Any]:
-        return files.records(self.options.path, PAGE)
+        files.folder(self.options.images / "images", self.page)
+        return super().files()
 
     def read(self, name: str, record: Record) -> Iterator[Raw]:
         yield Raw(

@@ -4,24 +4,21 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
 from corl_cli.data.items import Raw
-from corl_cli.data.sources import files
-from corl_cli.data.sources.base import Options, Place, Record, Records
+from corl_cli.data.sources.base import Place, Record
 from corl_cli.data.sources.fields import image, optional, text
+from corl_cli.data.sources.layouts import Listing, ListingOptions
 
-PAGE = "https://storage.googleapis.com/gresearch/GeomVerseV0/GeomVerse.zip"
 
-
-class GeomVerseOptions(Options):
+class GeomVerseOptions(ListingOptions):
     """The problems, and the folder that their image paths are relative to: where the archive was unpacked."""
 
     path: Place = Path("data/raw/geomverse/GeomVerse/TRAIN/TRAIN_MIX/data.jsonl")
     images: Place = Path("data/raw/geomverse")
 
 
-class GeomVerse(Records):
+class GeomVerse(Listing):
     """GeomVerse (licence: see its paper, arXiv 2312.12241), open-ended; it has no captions.
 
     `data.jsonl`: question, cot, label (the number), image_path, tikz. Schema read in the scripts that made The
@@ -31,13 +28,7 @@ class GeomVerse(Records):
     Options = GeomVerseOptions
     options: GeomVerseOptions
     label, numbered = "geomverse", True
-
-    def files(self) -> list[Path]:
-        files.folder(self.options.images, PAGE)
-        return [files.listing(self.options.path, PAGE)]
-
-    def records(self) -> Iterator[Any]:
-        return files.records(self.options.path, PAGE)
+    page = "https://storage.googleapis.com/gresearch/GeomVerseV0/GeomVerse.zip"
 
     def read(self, name: str, record: Record) -> Iterator[Raw]:
         yield Raw(

@@ -4,24 +4,20 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
 from corl_cli.data.items import Raw
-from corl_cli.data.sources import files
-from corl_cli.data.sources.base import Options, Place, Record, Records
+from corl_cli.data.sources.base import Place, Record
 from corl_cli.data.sources.fields import bracketed, image, optional, text, texts, titled
+from corl_cli.data.sources.layouts import Parquet, ParquetOptions
 
-PAGE = "https://huggingface.co/datasets/LightChen2333/M3CoT"
 
-
-class M3CotOptions(Options):
+class M3CotOptions(ParquetOptions):
     """A local copy of the set's parquet files, and which split (train, validation, test)."""
 
     path: Place = Path("data/raw/m3cot")
-    split: str = "train"
 
 
-class M3Cot(Records):
+class M3Cot(Parquet):
     """M3CoT (CC BY-SA 4.0), multiple choice; it has no captions.
 
     Columns: id, category, image_id, question, choices, context, answer (a letter), rationale, split, image, domain,
@@ -31,13 +27,7 @@ class M3Cot(Records):
 
     Options = M3CotOptions
     options: M3CotOptions
-    label = "m3cot"
-
-    def files(self) -> list[Path]:
-        return files.parquet_files(self.options.path, self.options.split, PAGE)
-
-    def records(self) -> Iterator[Any]:
-        return files.rows(self.files(), PAGE)
+    label, page = "m3cot", "https://huggingface.co/datasets/LightChen2333/M3CoT"
 
     def read(self, name: str, record: Record) -> Iterator[Raw]:
         yield Raw(

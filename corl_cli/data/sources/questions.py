@@ -10,7 +10,7 @@ from pydantic import Field
 
 from corl_cli.data.items import Dropped, Raw, Unusable
 from corl_cli.data.sources import coco, conversations, files
-from corl_cli.data.sources.base import Options, Place, Record, Records
+from corl_cli.data.sources.base import Place, Record
 from corl_cli.data.sources.fields import (
     INCOMPLETE,
     NO_IMAGE,
@@ -24,24 +24,21 @@ from corl_cli.data.sources.fields import (
     texts,
     unlettered,
 )
+from corl_cli.data.sources.layouts import Listing, ListingOptions
 
-PAGE = "where it came from"
 
-
-class QuestionsOptions(Options):
+class QuestionsOptions(ListingOptions):
     """The file of questions, the folder that its image names are relative to, and where captions come from.
 
     With `captions`, a caption file of COCO, an image is found there by `image_id` or by its file name, and lies in
     `images` under the name it has there; without, the record's own `image` and `caption` or `captions` count.
     """
 
-    path: Place
-    images: Place
     captions: Place | None = None
     label: str = Field("questions", pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$")
 
 
-class Questions(Records):
+class Questions(Listing):
     """Questions of a JSON array or JSON lines, their licence and origin the user's to know.
 
     A record has `image` (a file name) or `image_id`, and either `conversations` (LLaVA's: every pair of turns is a
@@ -53,7 +50,7 @@ class Questions(Records):
 
     Options = QuestionsOptions
     options: QuestionsOptions
-    id_field, numbered = "question_id", True
+    id_field, numbered, page = "question_id", True, "where it came from"
 
     def __init__(self, options: QuestionsOptions, seed: int) -> None:
         super().__init__(options, seed)
@@ -61,14 +58,12 @@ class Questions(Records):
         self.album: coco.Album | None = None
 
     def files(self) -> list[Path]:
-        files.folder(self.options.images, PAGE)
-        captions = self.options.captions
-        own = [files.listing(self.options.path, PAGE)]
+        own, captions = super().files(), self.options.captions
         return [*own, files.annotation(captions, coco.PAGE)] if captions else own
 
     def records(self) -> Iterator[Any]:
         self.album = coco.Album(self.options.captions) if self.options.captions else None
-        return files.records(self.options.path, PAGE)
+        return super().records()
 
     def read(self, name: str, record: Record) -> Iterator[Raw | Dropped]:
         if "conversations" not in record:

@@ -2,26 +2,23 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from corl_cli.data.items import Dropped, Raw, Unusable
-from corl_cli.data.sources import conversations, files
-from corl_cli.data.sources.base import Options, Place, Record, Records
+from corl_cli.data.items import Unusable
+from corl_cli.data.sources.base import Place, Record
 from corl_cli.data.sources.fields import NO_IMAGE
+from corl_cli.data.sources.layouts import Dialogues, Listing, ListingOptions
 
-PAGE = "https://huggingface.co/datasets/dle666/R-CoT"
 
-
-class RCotOptions(Options):
+class RCotOptions(ListingOptions):
     """`GeoMM.json` and the folder that `GeoMM.zip` unpacks to."""
 
     path: Place = Path("data/raw/rcot/GeoMM.json")
     images: Place = Path("data/raw/rcot/GeoMM")
 
 
-class RCot(Records):
+class RCot(Listing, Dialogues):
     """GeoMM of R-CoT (Apache-2.0); it has no captions.
 
     `GeoMM.json` is an array: image (a list of one path, "Your_path/R-CoT-main/GeoMM/…", of which what follows GeoMM
@@ -32,36 +29,13 @@ class RCot(Records):
 
     Options = RCotOptions
     options: RCotOptions
-    label, numbered = "rcot", True
-
-    def files(self) -> list[Path]:
-        files.folder(self.options.images, PAGE)
-        return [files.listing(self.options.path, PAGE)]
-
-    def records(self) -> Iterator[Any]:
-        return files.records(self.options.path, PAGE)
+    label, numbered, page = "rcot", True, "https://huggingface.co/datasets/dle666/R-CoT"
 
     def name(self, number: int, record: Any) -> str:
         return f"{self.label}-{number}"
 
-    def read(self, name: str, record: Record) -> Iterator[Raw | Dropped]:
-        for turn, one in enumerate(conversations.split(record)):
-            yield from self.attempt(f"{name}-{turn}", one, self._exchange)
-
-    def _exchange(self, name: str, record: Record) -> Iterator[Raw]:
-        asked, reply = conversations.exchange(record["conversations"])
-        question, options = conversations.bare(asked)
-        reasoning, answer = conversations.final(reply)
-        yield Raw(
-            id=name,
-            source=self.label,
-            image=self.options.images / _below(record.get("image")),
-            question=question,
-            options=options,
-            answer=answer,
-            solution=reasoning,
-            answer_type="mc" if options else None,
-        )
+    def picture(self, record: Record) -> Path:
+        return self.options.images / _below(record.get("image"))
 
 
 def _below(image: Any) -> str:

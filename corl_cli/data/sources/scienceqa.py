@@ -4,17 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
 from corl_cli.data.items import Raw
-from corl_cli.data.sources import files
-from corl_cli.data.sources.base import Options, Place, Record, Records
+from corl_cli.data.sources.base import Place, Record
 from corl_cli.data.sources.fields import image, letter, optional, text, texts, titled
+from corl_cli.data.sources.layouts import Problems, ProblemsOptions
 
-PAGE = "https://scienceqa.github.io/#download"
 
-
-class ScienceQaOptions(Options):
+class ScienceQaOptions(ProblemsOptions):
     """The problems, the folder of images (with the folders train, val, test in it), and which split."""
 
     problems: Place = Path("data/raw/scienceqa/problems.json")
@@ -22,7 +19,7 @@ class ScienceQaOptions(Options):
     split: str = "train"
 
 
-class ScienceQa(Records):
+class ScienceQa(Problems):
     """ScienceQA (CC BY-NC-SA 4.0), multiple choice; it has no captions.
 
     `problems.json` is an object by problem id: question, choices, answer (a number from 0), hint, image ("image.png" or
@@ -33,18 +30,10 @@ class ScienceQa(Records):
 
     Options = ScienceQaOptions
     options: ScienceQaOptions
-    label = "scienceqa"
+    label, page = "scienceqa", "https://scienceqa.github.io/#download"
 
-    def files(self) -> list[Path]:
-        files.folder(self.options.images, PAGE)
-        return [files.annotation(self.options.problems, PAGE)]
-
-    def records(self) -> Iterator[Any]:
-        for key, problem in files.mapping(self.options.problems, PAGE).items():
-            if not isinstance(problem, dict):
-                yield problem
-            elif problem.get("split") == self.options.split:
-                yield {**problem, "id": key}
+    def wanted(self, problem: Record) -> bool:
+        return problem.get("split") == self.options.split
 
     def read(self, name: str, record: Record) -> Iterator[Raw]:
         choices = texts(record, "choices")

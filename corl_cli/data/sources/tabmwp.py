@@ -4,18 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
 from corl_cli.core.types import AnswerType
 from corl_cli.data.items import Raw
-from corl_cli.data.sources import files
-from corl_cli.data.sources.base import Options, Place, Record, Records
+from corl_cli.data.sources.base import Place, Record
 from corl_cli.data.sources.fields import chosen, optional, text, texts
+from corl_cli.data.sources.layouts import Problems, ProblemsOptions
 
-PAGE = "https://github.com/lupantech/PromptPG/tree/main/data/tabmwp"
 
-
-class TabMwpOptions(Options):
+class TabMwpOptions(ProblemsOptions):
     """The problems, the folder of the tables' images, and which answer type (null: both)."""
 
     problems: Place = Path("data/raw/tabmwp/problems_train.json")
@@ -23,7 +20,7 @@ class TabMwpOptions(Options):
     answers: AnswerType | None = None
 
 
-class TabMwp(Records):
+class TabMwp(Problems):
     """TabMWP (CC BY-NC-SA 4.0); it has no captions.
 
     `problems_{split}.json` is an object by problem id: question, choices (or null), answer, unit (or null), solution,
@@ -35,18 +32,10 @@ class TabMwp(Records):
 
     Options = TabMwpOptions
     options: TabMwpOptions
-    label = "tabmwp"
+    label, page = "tabmwp", "https://github.com/lupantech/PromptPG/tree/main/data/tabmwp"
 
-    def files(self) -> list[Path]:
-        files.folder(self.options.images, PAGE)
-        return [files.annotation(self.options.problems, PAGE)]
-
-    def records(self) -> Iterator[Any]:
-        for key, problem in files.mapping(self.options.problems, PAGE).items():
-            if not isinstance(problem, dict):
-                yield problem
-            elif self.options.answers in (None, _type(problem)):
-                yield {**problem, "id": key}
+    def wanted(self, problem: Record) -> bool:
+        return self.options.answers in (None, _type(problem))
 
     def read(self, name: str, record: Record) -> Iterator[Raw]:
         unit = optional(record, "unit")
