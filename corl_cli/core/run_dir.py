@@ -35,9 +35,12 @@ class RunDir:
         self.checkpoints = path / "checkpoints"
 
     @classmethod
-    def create(cls, path: Path, recipe: Recipe, *, command: Sequence[str], facts: Mapping[str, Any]) -> RunDir:
+    def create(
+        cls, path: Path, recipe: Recipe, *, command: Sequence[str], facts: Mapping[str, Any], folders: bool = True
+    ) -> RunDir:
         """A new run in an absent or empty folder; `facts` join its provenance: data, starting weights, processes.
-        UsageError when something is there already.
+
+        UsageError when something is there already. A study has no `folders` of a training's.
         """
         run = cls(path)
         made = {inside.name for inside in (run.provenance_file, run.samples, run.rollouts, run.checkpoints)}
@@ -49,7 +52,8 @@ class RunDir:
                 f"{go_on}Start another with --out {cls.next_free(path.parent, path.name)}",
             )
         with writing(path):
-            for folder in (run.samples, run.rollouts, run.checkpoints):
+            path.mkdir(parents=True, exist_ok=True)
+            for folder in (run.samples, run.rollouts, run.checkpoints) if folders else ():
                 folder.mkdir(parents=True, exist_ok=True)
         write_atomic(run.provenance_file, json.dumps(_provenance(command) | dict(facts), indent=2) + "\n")
         write_atomic(run.recipe_file, dump(recipe))  # last: it marks the folder as a run

@@ -33,12 +33,13 @@ class Scores:
     values: list[float]
 
 
-def measure(recipe: Recipe, checkpoint: str, accelerator: Accelerator) -> list[Scores]:
+def measure(recipe: Recipe, checkpoint: str) -> list[Scores]:
     """All scores of the recipe's probes at both temperatures; all processes take part and have them.
 
     `checkpoint` is what `model.checkpoint` may be. The noise is the same for every checkpoint, so two of them compare
     item by item. UsageError when the recipe has no probes.
     """
+    accelerator = Accelerator(cpu=not torch.cuda.is_available(), mixed_precision="no")
     bare = recipe.model_copy(update={"rewards": Rubrics(), "algo": recipe.algo.model_copy(update={"beta": 0.0})})
     reference = None
     if build.needs_reference(bare):  # the recipe's start for every checkpoint, so that all have the same judge

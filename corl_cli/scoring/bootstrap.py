@@ -8,10 +8,12 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
+Numbers = NDArray[np.float64]
 RESAMPLES = 4000
 LEVEL = 0.95
 
@@ -41,12 +43,14 @@ def interval(
     rows = random.multinomial(seeds, np.full(seeds, 1 / seeds), resamples)
     columns = random.multinomial(items, np.full(items, 1 / items), resamples)
     means = np.mean([_weighted(table, rows, columns) for table in scores], axis=0)
-    low, high = np.quantile(means, [(1 - level) / 2, (1 + level) / 2])
+    known, ends = means[np.isfinite(means)], [(1 - level) / 2, (1 + level) / 2]
+    low, high = np.quantile(known, ends) if len(known) else (np.nan, np.nan)
     once = np.ones((1, seeds)), np.ones((1, items))
-    return Interval(mean=float(np.mean([_weighted(table, *once) for table in scores])), low=float(low), high=float(high))
+    mean = np.mean([_weighted(table, *once) for table in scores])
+    return Interval(mean=float(mean), low=float(low), high=float(high))
 
 
-def _weighted(table: NDArray[np.float64], rows: NDArray, columns: NDArray) -> NDArray[np.float64]:  # type: ignore[type-arg]
+def _weighted(table: Numbers, rows: NDArray[Any], columns: NDArray[Any]) -> Numbers:
     """Means [R] of the scored cells, each counted rows [R, S] x columns [R, N] times."""
     scored = np.isfinite(table)
     counts = ((rows @ scored) * columns).sum(1)
