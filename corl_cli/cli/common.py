@@ -42,6 +42,10 @@ Out = Annotated[Path | None, typer.Option("--out", metavar="DIR", help="The fold
 Seed = Annotated[int | None, typer.Option("--seed", help="Seed, in place of the recipe's.")]
 Json = Annotated[bool, typer.Option("--json", help="Print JSON.")]
 DryRun = Annotated[bool, typer.Option("--dry-run", help="Check, print the plan, and do nothing.")]
+NumProcesses = Annotated[
+    int | None,
+    typer.Option("--num-processes", min=1, help="Train in so many processes of this machine, one on each GPU."),
+]
 Resume = Annotated[bool, typer.Option("--resume", help="Go on in --out where it stopped.")]
 FIGURES = "+-–0123456789.e%"  # what a cell that is a number consists of
 

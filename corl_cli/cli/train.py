@@ -1,63 +1,101 @@
-"""`corl train`: reinforcement learning from a recipe."""
+"""`corl train`: every kind of training, from a recipe."""
 
 from __future__ import annotations
 
+import inspect
+import json
+import shlex
 import sys
-from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING, Any
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any, get_type_hints
 
 import typer
 
-from corl_cli.cli.common import DryRun, Json, Out, Recipe, Resume, Seed, Set, console, progress, table
+from corl_cli.cli.common import (
+    DryRun,
+    Json,
+    NumProcesses,
+    Out,
+    Resume,
+    Seed,
+    Set,
+    complete_recipe,
+    console,
+    progress,
+    table,
+)
+from corl_cli.core import kinds
+from corl_cli.core.errors import UsageError
 
 if TYPE_CHECKING:
+    from corl_cli.core.kinds import Kind
+    from corl_cli.core.loader import Draft
     from corl_cli.core.run_dir import RunDir
     from corl_cli.trainer.probes import Reading
 
-DEFAULT = "world/unified"
+Recipe = Annotated[
+    str | None,
+    typer.Option(
+        "--recipe",
+        metavar="NAME|FILE",
+        help="A shipped recipe or a file, in place of the embedded world's.",
+        autocompletion=complete_recipe,
+    ),
+]
+From = Annotated[
+    str | None,
+    typer.Option(
+        "--from", metavar="RUN|CHECKPOINT", help="Weights to start from: a run, RUN@best, a folder or a hub id."
+    ),
+]
 
-app = typer.Typer(help="Train a policy by reinforcement learning.", no_args_is_help=True, rich_markup_mode=None)
+app = typer.Typer(help="Train a policy that draws and answers.", no_args_is_help=True, rich_markup_mode=None)
 
 
 @app.callback()
 def group() -> None:
-    """Train a policy by reinforcement learning."""
+    """Train a policy that draws and answers."""
 
 
-@app.command(epilog="Example: corl train unified --set train.max_steps=20 --out runs/first")
-def unified(
-    recipe: Recipe = DEFAULT,
+def _train(
+    command: str,
+    task: str | None = None,
+    *,
+    recipe: Recipe = None,
+    start: From = None,
     overrides: Set = [],  # noqa: B006 (typer copies it)
     out: Out = None,
     seed: Seed = None,
+    num_processes: NumProcesses = None,
     resume: Resume = False,
     dry_run: DryRun = False,
     as_json: Json = False,
 ) -> None:
-    """Train drawing and answering together (the paper's stage 1)."""
-    from corl_cli.core.loader import load
-
+    """The body of every command; the options are theirs too."""
+    wanted = kinds.named(command, task)
+    changes = [*overrides]
+    if start is not None:
+        changes.append(f"model.checkpoint={json.dumps(start)}")
     if seed is not None:
-        overrides = [*overrides, f"seed={seed}"]
-    if resume and out and (out / "recipe.yaml").exists() and recipe == DEFAULT and not overrides:
-        recipe = str(out / "recipe.yaml")  # nothing else was asked for: go on with the run's own
-    loaded = load(recipe, overrides)
-    if dry_run:
-        from corl_cli.pipelines.plan import describe
-
-        rows = describe(loaded)
-        table([rows] if as_json else [{"plan": key, "": value} for key, value in rows.items()], as_json=as_json)
-        return
-    from corl_cli.pipelines import build, plan, train
+        changes.append(f"seed={seed}")
+    draft = _read(wanted, command, recipe, changes, out if resume else None)
+    from corl_cli.pipelines import checks, launch, plan, train
     from corl_cli.pipelines.report import draw_curves, summarise
 
-    build.check(loaded)
+    checks.check(draft, wanted, num_processes)
+    loaded = draft.recipe
+    if dry_run:
+        rows = plan.describe(loaded, kinds.check(loaded, wanted).command, num_processes or 1)
+        table([rows] if as_json else [{"plan": key, "": value} for key, value in rows.items()], as_json=as_json)
+        return
+    launch.relaunch(num_processes, sys.argv[1:])
     run = train.open_run(loaded, out, resume=resume, command=["corl", *sys.argv[1:]])
     if train.is_complete(loaded, run):
         typer.echo(f"{run.path} is complete.", err=True)
     elif train.is_main_process():
         done = train.steps_done(run)
-        nothing = "nothing to resume yet, so from the start" if resume else "from the start"
+        nothing = "nothing to resume yet, so from the start" if resume else f"from {loaded.model.checkpoint}"
         state = f"going on after step {done}" if done else nothing
         console().print(f"{loaded.name} in {run.path}, {state}", markup=False, soft_wrap=True)
         with progress("training", plan.num_steps(loaded), done=done) as bar:
@@ -67,6 +105,73 @@ def unified(
     if train.is_main_process():
         draw_curves(run)
         _finish(run, summarise(run), as_json)
+
+
+def _read(wanted: list[Kind], command: str, recipe: str | None, changes: list[str], resumed: Path | None) -> Draft:
+    """The recipe that was asked for; else the run's own where one is resumed, or the one of the kind."""
+    from corl_cli.core.loader import examine
+
+    if recipe is None and resumed and (resumed / "recipe.yaml").exists() and not changes:
+        recipe = str(resumed / "recipe.yaml")
+    if recipe is None and len(wanted) > 1:
+        tasks = ", ".join(kind.command.rpartition(" ")[2] for kind in wanted)
+        raise UsageError(f"corl train {command} needs a task: {tasks}.", f"For one: corl train {wanted[0].command}")
+    return examine(recipe or wanted[0].recipe, changes)
+
+
+def _with_options(command: Callable[..., None]) -> Callable[..., None]:
+    """The command with the options of `_train`, which it takes as keywords."""
+    hints = get_type_hints(_train, include_extras=True)
+    options = [
+        parameter.replace(annotation=hints[name])
+        for name, parameter in inspect.signature(_train).parameters.items()
+        if parameter.kind is parameter.KEYWORD_ONLY
+    ]
+    own = [
+        parameter.replace(annotation=get_type_hints(command, include_extras=True)[name])
+        for name, parameter in inspect.signature(command).parameters.items()
+        if parameter.kind is not parameter.VAR_KEYWORD
+    ]
+    command.__signature__ = inspect.Signature([*own, *options])  # type: ignore[attr-defined]
+    return command
+
+
+@app.command(epilog="Example: corl train unified --set train.max_steps=20 --out runs/first")
+@_with_options
+def unified(**options: Any) -> None:
+    """Train drawing and answering together (the paper's stage 1)."""
+    _train("unified", **options)
+
+
+@app.command(epilog="Example: corl train refined --task mcq --from runs/first --out runs/mcq")
+@_with_options
+def refined(
+    task: Annotated[str | None, typer.Option("--task", help="t2i, mcq (multiple choice) or oe (open-ended).")] = None,
+    **options: Any,
+) -> None:
+    """Train one ability on, held near the start by a KL term (the paper's stage 2)."""
+    _train("refined", task, **options)
+
+
+@app.command(epilog="Example: corl train separate --task t2i --out runs/t2i")
+@_with_options
+def separate(task: Annotated[str | None, typer.Option("--task", help="t2i or mm2t.")] = None, **options: Any) -> None:
+    """Train one task alone (the paper's RL-Sep)."""
+    _train("separate", task, **options)
+
+
+@app.command(epilog="Example: corl train cycle --set train.cycle.every=10 --out runs/cycle")
+@_with_options
+def cycle(**options: Any) -> None:
+    """Train drawing and answering by turns (the paper's RL-Cycle)."""
+    _train("cycle", **options)
+
+
+@app.command(epilog="Example: corl train sft --set train.max_steps=50 --out runs/sft")
+@_with_options
+def sft(**options: Any) -> None:
+    """Imitate the data's own images and solutions (the paper's cold SFT)."""
+    _train("sft", **options)
 
 
 class Terminal:
@@ -82,7 +187,8 @@ class Terminal:
         rewards = [
             f"{task} {metrics[key]:.3f}" for task in ("t2i", "mm2t") if (key := f"reward/{task}/total") in metrics
         ]
-        self.bar.advance(note="reward " + ", ".join(rewards))
+        losses = [f"{task} {metrics[key]:.3f}" for task in ("t2i", "mm2t") if (key := f"nll/{task}") in metrics]
+        self.bar.advance(note="reward " + ", ".join(rewards) if rewards else "nll " + ", ".join(losses))
 
     def readings(self, step: int, readings: Sequence[Reading]) -> None:
         words = {"t2i": "draws", "mm2t": "answers"}
@@ -127,4 +233,4 @@ def _finish(run: RunDir, summary: Any, as_json: bool) -> None:
     )
     typer.echo(f"{summary.step} steps in {summary.seconds:.0f} s, {summary.peak_gib:.2f} GiB at most.", err=True)
     typer.echo(f"Curves: {run.path / 'curves.png'}. Drawings and answers through time: {run.samples}.", err=True)
-    typer.echo(f"The model: {run.checkpoints}, to go on from it: --set model.checkpoint={run.path}", err=True)
+    typer.echo(f"The model: {run.checkpoints}, to go on from it: --from {shlex.quote(str(run.path))}", err=True)

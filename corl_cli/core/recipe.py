@@ -13,7 +13,7 @@ Float = Annotated[float, Strict()]
 Beta = Annotated[Float, Field(ge=0, lt=1)]
 Positive = Annotated[Int, Field(ge=1)]
 
-COLUMNS = ("id", "image", "prompt", "question", "answer", "answer_type")
+COLUMNS = ("id", "image", "prompt", "question", "answer", "answer_type", "solution")
 
 
 class Section(BaseModel):

@@ -21,36 +21,46 @@ if TYPE_CHECKING:
 
 TEXTS: dict[Task, tuple[str, ...]] = {"t2i": ("prompt",), "mm2t": ("question", "answer")}
 COLUMNS = ("image", "prompt", "question", "answer", "answer_type")
+TYPES: tuple[AnswerType, ...] = get_args(AnswerType)
 WORLD_SIZE = 12288  # triplets of one epoch of the embedded world; every seed has its own
 HELD_OUT = "test"  # the split that data.holdout makes
 _ANSWER = re.compile(r"<answer>(.*?)</answer>", re.DOTALL)
 
 
 def load(
-    data: Data, seed: int, split: str | None = None, limit: int | None = None, tasks: Sequence[Task] = ()
+    data: Data,
+    seed: int,
+    split: str | None = None,
+    limit: int | None = None,
+    tasks: Sequence[Task] = (),
+    answer_types: Sequence[AnswerType] = TYPES,
 ) -> Sequence[Triplet]:
     """The triplets that a recipe names, dressed with its instructions; `split` and `limit` override the recipe's.
 
-    Of a table only the rows that have the texts of all `tasks` count: a prompt to draw, a question with its answer.
-    UsageError for a split or column that is not there, or when no row has them; CorlError for data that cannot be read.
+    Of a table only the rows that have the texts of all `tasks` count: a prompt to draw, a question with its answer; it
+    needs their columns only, without `tasks` those of all. Only questions of `answer_types` count: all of them unless
+    given, whatever the recipe trains, so that held-out items are the same in every run.
+    UsageError for a split or column that is not there, or when no row is left; CorlError for data that cannot be read.
     """
     wanted, limit = split or data.split, limit or data.limit
     if data.path == "world":
         if wanted not in get_args(Split):
             raise UsageError(f"The embedded world has no split '{wanted}'.", "Use train or test.")
-        return Dressed(WorldTriplets(wanted, limit or WORLD_SIZE, seed), data)  # type: ignore[arg-type]
+        return Dressed(WorldTriplets(wanted, limit or WORLD_SIZE, seed, answer_types), data)  # type: ignore[arg-type]
     if not data.holdout:
-        table = Table(_read(data.path, wanted), data)
-        return Dressed(table.select(_having(table, range(len(table)), tasks)[:limit]), data)
+        table = Table(_read(data.path, wanted), data, tasks)
+        return Dressed(table.select(_having(table, range(len(table)), tasks, answer_types)[:limit]), data)
     if wanted not in (data.split, HELD_OUT):
         raise UsageError(f"With data.holdout there are the splits {data.split} and {HELD_OUT}.", "Use one of them.")
-    table = Table(_read(data.path, data.split), data)
+    table = Table(_read(data.path, data.split), data, tasks)
     chosen = [row for row, name in enumerate(table.ids()) if is_held_out(name, data.holdout) == (wanted == HELD_OUT)]
-    return Dressed(table.select(_having(table, chosen, tasks)[:limit]), data)
+    return Dressed(table.select(_having(table, chosen, tasks, answer_types)[:limit]), data)
 
 
-def _having(table: Table, rows: Sequence[int], tasks: Sequence[Task]) -> Sequence[int]:
-    """Those rows that have the texts of all tasks; UsageError when there are rows, and none has them."""
+def _having(
+    table: Table, rows: Sequence[int], tasks: Sequence[Task], answer_types: Sequence[AnswerType]
+) -> Sequence[int]:
+    """Those rows that have the texts of all tasks and questions of these types; UsageError when none of them has."""
     for task in tasks:
         texts = [table.texts(column) for column in TEXTS[task]]
         having = [row for row in rows if all(column[row].strip() for column in texts)]
@@ -58,9 +68,18 @@ def _having(table: Table, rows: Sequence[int], tasks: Sequence[Task]) -> Sequenc
             others = [other for other in tasks if other != task]
             raise UsageError(
                 f"No triplet of {table.source} has {' and '.join(TEXTS[task])}, which {task} needs.",
-                f"Train without it: --set train.tasks='[{others[0]}]' --set algo.credit=per_task" if others else None,
+                f"Train without it: corl train separate --task {others[0]}" if others else None,
             )
         rows = rows if len(having) == len(rows) else having  # a range is quicker to read
+    if set(answer_types) < set(TYPES):
+        types = table.types()
+        having = [row for row in rows if types[row] in answer_types]
+        if rows and not having:
+            raise UsageError(
+                f"No question of {table.source} is of type {answer_types[0]}, which data.answer_types asks for.",
+                "Take other data, --set data.path=…, or questions of the other type.",
+            )
+        rows = rows if len(having) == len(rows) else having
     return rows
 
 
@@ -84,13 +103,22 @@ class Dressed(LazyTriplets):
 
 
 class Table(LazyTriplets):
-    """Triplets read from the rows of a `datasets` table, by the recipe's names of the columns."""
+    """Triplets read from the rows of a `datasets` table, by the recipe's names of the columns.
 
-    def __init__(self, rows: Dataset, data: Data) -> None:
-        self.rows, self.data, self.source = rows, data, data.path
-        self.columns = {name: data.columns.get(name, name) for name in COLUMNS}
+    What the tasks do not need may be missing. Where `data.answer_types` is one type, questions without a column of
+    types are of that.
+    """
+
+    def __init__(self, rows: Dataset, data: Data, tasks: Sequence[Task] = ()) -> None:
+        self.rows, self.data, self.tasks, self.source = rows, data, tasks, data.path
+        own = {name: data.columns.get(name, name) for name in (*COLUMNS, "solution")}
+        self.columns = {name: column for name, column in own.items() if column in rows.column_names}
         self.id_column = data.columns.get("id", "id")
-        missing = [f"{name} (column '{own}')" for name, own in self.columns.items() if own not in rows.column_names]
+        self.asks = not tasks or "mm2t" in tasks
+        needed = {"image", *(name for task in tasks or TEXTS for name in TEXTS[task])}
+        if self.asks and len(set(data.answer_types)) > 1:
+            needed.add("answer_type")
+        missing = [f"{name} (column '{own[name]}')" for name in COLUMNS if name in needed - self.columns.keys()]
         if missing:
             raise UsageError(
                 f"{data.path} lacks {', '.join(missing)}; it has {', '.join(rows.column_names)}.",
@@ -106,16 +134,23 @@ class Table(LazyTriplets):
         return Triplet(
             id=str(row.get(self.id_column, index)),
             image=self._image(value["image"], index),
-            prompt=str(value["prompt"]),
-            question=str(value["question"]),
-            answer=_clean(str(value["answer"])),
-            answer_type=self._answer_type(value["answer_type"], index),
+            prompt=str(value.get("prompt", "")),
+            question=str(value.get("question", "")),
+            answer=_clean(str(value.get("answer", ""))),
+            answer_type=self._answer_type(value.get("answer_type"), index),
             source=self.source,
+            solution=str(value.get("solution") or ""),
         )
 
     def texts(self, column: str) -> list[str]:
         """One column of texts, of every row."""
         return [str(text or "") for text in self.rows[self.columns[column]]]
+
+    def types(self) -> Sequence[str]:
+        """The answer type of every row, as it is written."""
+        if "answer_type" in self.columns:
+            return [text.lower() for text in self.texts("answer_type")]
+        return list(self.data.answer_types) * len(self)
 
     def ids(self) -> list[str]:
         """The id of every row: its id column, or else its number."""
@@ -124,7 +159,7 @@ class Table(LazyTriplets):
 
     def select(self, rows: Sequence[int]) -> Table:
         """The table of some rows."""
-        return Table(self.rows.select(rows), self.data)
+        return Table(self.rows.select(rows), self.data, self.tasks)
 
     def _image(self, value: Any, index: int) -> Any:
         from PIL import Image
@@ -145,12 +180,14 @@ class Table(LazyTriplets):
 
     def _answer_type(self, value: Any, index: int) -> AnswerType:
         kind = str(value).lower()
-        if kind not in get_args(AnswerType):
+        if kind not in TYPES and ("answer_type" not in self.columns or not self.asks):
+            return self.data.answer_types[0]
+        if kind not in TYPES:
             raise CorlError(
                 f"Row {index} of {self.source}: answer type '{value}' is neither mc nor oe.",
                 "Store mc (multiple choice) or oe (open-ended) in that column.",
             )
-        return kind  # type: ignore[return-value]
+        return kind
 
 
 def _clean(answer: str) -> str:

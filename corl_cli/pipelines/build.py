@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from functools import partial
 from importlib import import_module
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from corl_cli.core.errors import CorlError, UsageError
 from corl_cli.core.recipe import Model, Recipe, RewardSpec, Rubrics
@@ -27,28 +27,45 @@ MODELS = {"janus": "corl_cli.models.janus:JanusPolicy"}
 
 def check(recipe: Recipe) -> None:
     """Bind every name of a recipe without loading weights; UsageError with all faults at once."""
-    faults: list[UsageError] = []
-    attempts: list[Callable[[], object]] = [
+    faults, hints = failures(bindings(recipe))
+    if faults:
+        raise UsageError("\n".join(faults), "\n".join(hints) or None)
+
+
+def bindings(recipe: Recipe) -> list[Callable[[], object]]:
+    """What binds each name of a recipe, and raises UsageError where it cannot."""
+    return [
         partial(templates.check, recipe.data.instruction),
         partial(policy_class, recipe.model.family),
         partial(_check_trackers, recipe.tracking.trackers),
+        partial(_check_learning, recipe),
+        partial(_check_attention, recipe.model.attention),
         *(partial(bind, spec, task) for task, spec in specs(recipe)),
     ]
+
+
+def failures(attempts: Iterable[Callable[[], object]]) -> tuple[list[str], list[str]]:
+    """What is wrong and the hints, each line once, of all attempts that raise a CorlError."""
+    faults: dict[str, None] = {}
+    hints: dict[str, None] = {}
     for attempt in attempts:
         try:
             attempt()
-        except UsageError as fault:
-            faults.append(fault)
-    if faults:
-        messages = dict.fromkeys(fault.message for fault in faults)
-        hints = dict.fromkeys(fault.hint for fault in faults if fault.hint)
-        raise UsageError("\n".join(messages), "\n".join(hints) or None)
+        except CorlError as fault:
+            faults |= dict.fromkeys(fault.message.splitlines())
+            hints |= dict.fromkeys((fault.hint or "").splitlines())
+    return list(faults), list(hints)
 
 
 def ready(recipe: Recipe) -> None:
     """CorlError that names everything the recipe's rewards need and this machine lacks."""
     needs = (need for task, spec in specs(recipe) for need in bind(spec, task).requirements())
     demand(needs, f"{recipe.name} cannot run here: it")
+
+
+def ready_for(spec: RewardSpec, task: Task, name: str) -> None:
+    """See `ready`, of one reward of the recipe of this name."""
+    demand(bind(spec, task).requirements(), f"{name} cannot run here: it")
 
 
 def _check_trackers(names: Sequence[str]) -> None:
@@ -63,6 +80,30 @@ def _check_trackers(names: Sequence[str]) -> None:
             )
         if name not in map(str, get_available_trackers()):
             raise UsageError(f"tracking.trackers: {name} is not installed.", f"Install it with pip install {name}")
+
+
+def _check_attention(attention: str) -> None:
+    from transformers.utils import is_flash_attn_2_available
+
+    if attention == "flash_attention_2" and not is_flash_attn_2_available():
+        raise UsageError(
+            "model.attention: flash-attn is not installed, or this machine has no GPU for it.",
+            "Install it with pip install flash-attn --no-build-isolation, or --set model.attention=sdpa",
+        )
+
+
+def _check_learning(recipe: Recipe) -> None:
+    from corl_cli.models import lora
+    from corl_cli.models.parts import TOUCHED
+
+    if recipe.model.lora:
+        lora.check(recipe.model.lora)
+    idle = [part for part in recipe.model.train if not set(TOUCHED[part]) & set(recipe.train.tasks)]
+    if len(idle) == len(recipe.model.train):
+        raise UsageError(
+            f"model.train: {' and '.join(recipe.train.tasks)} touches nothing of {', '.join(idle)}, so nothing learns.",
+            "Name a part that it does touch, such as language_model.",
+        )
 
 
 def specs(recipe: Recipe) -> list[tuple[Task, RewardSpec]]:
@@ -106,17 +147,21 @@ def locate(checkpoint: str) -> str:
 
 
 def build_policy(model: Model, checkpoint: str | Path | None = None) -> UnifiedPolicy:
-    """The policy that a recipe names, or the one saved at `checkpoint`."""
-    from transformers.utils import is_flash_attn_2_available, logging
+    """The policy that a recipe names, or the one saved at `checkpoint`; its adapters are folded into the weights."""
+    return _load(model, checkpoint or locate(model.checkpoint))
+
+
+def build_learner(model: Model, checkpoint: str | Path, *, resume: bool) -> UnifiedPolicy:
+    """The policy saved at `checkpoint`, to be trained: what the recipe says learns, adapters go on with `resume`."""
+    return _load(model, checkpoint, train=model.train, adapters=model.lora, resume=resume)
+
+
+def _load(model: Model, path: str | Path, **learning: Any) -> UnifiedPolicy:
+    from transformers.utils import logging
 
     logging.disable_progress_bar()
-    if model.attention == "flash_attention_2" and not is_flash_attn_2_available():
-        raise UsageError(
-            "model.attention: flash-attn is not installed, or this machine has no GPU for it.",
-            "Install it with pip install flash-attn --no-build-isolation, or --set model.attention=sdpa",
-        )
-    path = checkpoint or locate(model.checkpoint)
-    return policy_class(model.family).load(path, dtype=model.dtype, attention=model.attention)
+    _check_attention(model.attention)
+    return policy_class(model.family).load(path, dtype=model.dtype, attention=model.attention, **learning)
 
 
 def build_rubrics(

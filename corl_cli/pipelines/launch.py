@@ -41,14 +41,19 @@ def relaunch(num_processes: int | None, argv: Sequence[str]) -> None:
             f"--num-processes {num_processes}: a launcher has started {there} already.",
             "Leave --num-processes to the launcher, or start corl without one.",
         )
+    check_devices(num_processes)
+    if num_processes > 1 and not there:
+        _launch(num_processes, without(argv))
+
+
+def check_devices(num_processes: int) -> None:
+    """UsageError when so many processes on this machine are more than its GPUs; without GPUs any number will do."""
     gpus = torch.cuda.device_count()
     if gpus and num_processes > gpus:
         raise UsageError(
             f"--num-processes {num_processes}: this machine has {gpus} GPU{'s' * (gpus > 1)}.",
             f"Use --num-processes {gpus}, or several machines (recipes/slurm).",
         )
-    if num_processes > 1 and not there:
-        _launch(num_processes, without(argv))
 
 
 def without(argv: Sequence[str]) -> list[str]:

@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import random
+from collections.abc import Collection
 from dataclasses import dataclass
 
 from corl_cli.core.types import AnswerType, LazyTriplets, Triplet
 from corl_cli.world.drawing import draw
 from corl_cli.world.language import CAPTION_QUESTION, Question, Spec, ask, canonical, caption, solve, specify
 from corl_cli.world.scenes import Scene, Split, sample_from
+
+TYPES: tuple[AnswerType, ...] = ("mc", "oe")  # of questions, by turns
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -64,7 +67,7 @@ def world_item(split: Split, seed: int, index: int) -> Item:
     rng = random.Random(f"{split}/{seed}/{index}")
     kind, scene = sample_from(rng, split)
     spec = specify(kind, scene, rng)
-    question = ask(scene, rng, multiple_choice=index % 2 == 0)
+    question = ask(scene, rng, multiple_choice=TYPES[index % 2] == "mc")
     return Item(id=f"world-{split}-{seed}-{index}", scene=scene, spec=spec, question=question)
 
 
@@ -74,13 +77,15 @@ def world_triplet(split: Split, seed: int, index: int) -> Triplet:
 
 
 class WorldTriplets(LazyTriplets):
-    """`size` triplets of a split under a seed, made when they are asked for."""
+    """`size` triplets of a split under a seed, of the types asked for, made when they are asked for."""
 
-    def __init__(self, split: Split, size: int, seed: int = 0) -> None:
+    def __init__(self, split: Split, size: int, seed: int = 0, answer_types: Collection[AnswerType] = TYPES) -> None:
         self.split, self.size, self.seed = split, size, seed
+        self.step = len(TYPES) // len(set(answer_types))
+        self.first = min(map(TYPES.index, answer_types))
 
     def __len__(self) -> int:
         return self.size
 
     def at(self, index: int) -> Triplet:
-        return world_triplet(self.split, self.seed, index)
+        return world_triplet(self.split, self.seed, self.first + self.step * index)
