@@ -216,7 +216,7 @@ def _finish(run: RunDir, summary: Any, as_json: bool) -> None:
     rows = [asdict(change) | {"change": change.after - change.before} for change in summary.changes]
     if as_json:
         fields = {"run": str(run.path), "step": summary.step, "seconds": summary.seconds, "peak_gib": summary.peak_gib}
-        table([fields | {"changes": rows}], as_json=True)
+        table([fields | {"best": summary.best and str(summary.best), "changes": rows}], as_json=True)
         return
     table(
         [
@@ -234,3 +234,5 @@ def _finish(run: RunDir, summary: Any, as_json: bool) -> None:
     typer.echo(f"{summary.step} steps in {summary.seconds:.0f} s, {summary.peak_gib:.2f} GiB at most.", err=True)
     typer.echo(f"Curves: {run.path / 'curves.png'}. Drawings and answers through time: {run.samples}.", err=True)
     typer.echo(f"The model: {run.checkpoints}, to go on from it: --from {shlex.quote(str(run.path))}", err=True)
+    if summary.best:
+        typer.echo(f"The best: {summary.best}, to go on from it: --from {shlex.quote(f'{run.path}@best')}", err=True)

@@ -56,7 +56,8 @@ def save(
     with _whole(partial):
         partial.mkdir(parents=True)
         policy.save(partial, weights)
-        torch.save(optimizer, partial / "optimizer.pt")
+        with (partial / "optimizer.pt").open("wb") as file:  # given a path, torch does not say why it cannot write
+            torch.save(optimizer, file)
         (partial / STATE).write_text(json.dumps(asdict(state), indent=2) + "\n", encoding="utf-8")
         for written in (*partial.rglob("*"), partial):
             flush(written)
@@ -84,32 +85,28 @@ def _drop(path: Path) -> None:
 
 @contextmanager
 def _whole(partial: Path) -> Iterator[None]:
-    """A failed write leaves nothing behind; CorlError where the disk is to blame.
-
-    torch and safetensors raise errors of their own then; torch's do not say why, so the disk is asked.
-    """
+    """A failed write leaves nothing behind; CorlError where the disk is to blame."""
     try:
         yield
     except Exception as error:
         shutil.rmtree(partial, ignore_errors=True)
-        reason = _disk(error, partial.parent)
+        reason = _disk(error)
         if reason is None:
             raise
         raise CorlError(
-            f"{reason} for a checkpoint in {partial.parent}.",
+            f"No checkpoint can be written to {partial.parent}: {reason}.",
             "Mend that, then go on with --resume: the checkpoint before is whole.",
         ) from error
 
 
-def _disk(error: Exception, folder: Path) -> str | None:
-    """What is wrong with the disk, or None where the error is not of writing."""
-    text = str(error)
-    if "No space left" in text or (folder.exists() and shutil.disk_usage(folder).free < 1 << 20):
-        return "No space left on the disk"
-    if isinstance(error, OSError):
-        return f"Nothing can be written ({error.strerror or text})"
-    if isinstance(error, SafetensorError) or "PytorchStreamWriter" in text:
-        return f"Not everything could be written ({text.splitlines()[0]})"
+def _disk(error: BaseException | None) -> str | None:
+    """What the disk said, which errors of torch and safetensors hide; None where the error is not of writing."""
+    while error is not None:
+        if isinstance(error, OSError):
+            return error.strerror or str(error)
+        if isinstance(error, SafetensorError):
+            return str(error)
+        error = error.__context__
     return None
 
 
