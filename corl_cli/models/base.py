@@ -10,6 +10,7 @@ from typing import NamedTuple
 from PIL.Image import Image
 from torch import Tensor, nn
 
+from corl_cli.core.recipe import Lora, Part
 from corl_cli.core.types import Rollout, Sampling, Task, Triplet
 
 
@@ -35,22 +36,45 @@ class Scored(NamedTuple):
     entropies: Tensor
 
 
+class Count(NamedTuple):
+    """Parameters of a policy: how many learn, how many are frozen, and of how many the sampler holds a copy."""
+
+    learn: int
+    frozen: int
+    copied: int
+
+
 class UnifiedPolicy(nn.Module, ABC):
     """One network that draws images from prompts (t2i) and answers questions about images (mm2t)."""
 
     @classmethod
     @abstractmethod
-    def load(cls, path: str | Path, *, dtype: str = "float32", attention: str = "sdpa") -> UnifiedPolicy:
-        """The policy saved at `path` (a folder or a hub id); CorlError when it is missing or damaged."""
+    def load(
+        cls,
+        path: str | Path,
+        *,
+        dtype: str = "float32",
+        attention: str = "sdpa",
+        train: Sequence[Part] = ("language_model",),
+        adapters: Lora | None = None,
+        resume: bool = False,
+    ) -> UnifiedPolicy:
+        """The policy saved at `path` (a folder or a hub id); CorlError when it is missing or damaged.
+
+        The parts in `train` learn, or fresh `adapters`. Adapters that are saved at `path` are folded into the weights,
+        or learn on with `resume`.
+        """
 
     @classmethod
     @abstractmethod
-    def count(cls, path: str | Path) -> tuple[int, int]:
-        """How many parameters learn and how many are frozen, from the configuration alone."""
+    def count(
+        cls, path: str | Path, *, train: Sequence[Part] = ("language_model",), adapters: Lora | None = None
+    ) -> Count:
+        """How many parameters `load` would hold, from the configuration alone."""
 
     @abstractmethod
     def weights(self) -> dict[str, Tensor]:
-        """The weights that `save` writes, by name."""
+        """The weights that `save` writes, by name: adapters alone where their base is saved elsewhere."""
 
     @abstractmethod
     def save(self, path: Path, weights: Mapping[str, Tensor] | None = None) -> None:
@@ -91,7 +115,7 @@ class UnifiedPolicy(nn.Module, ABC):
 
     @abstractmethod
     def learn(self, tasks: Sequence[Task]) -> None:
-        """Freeze what these tasks do not touch: DDP waits for every parameter that could learn."""
+        """Of the parts that learn, freeze what these tasks do not touch."""
 
     @abstractmethod
     def trainable(self) -> list[nn.Parameter]:

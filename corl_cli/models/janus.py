@@ -9,37 +9,39 @@ from typing import Any
 
 import torch
 import torch.nn.functional as F
-from huggingface_hub.errors import HFValidationError, LocalEntryNotFoundError, RepositoryNotFoundError
 from PIL import Image
+from safetensors.torch import save_file
 from torch import Tensor, nn
-from transformers import (
-    AutoTokenizer,
-    JanusConfig,
-    JanusForConditionalGeneration,
-    JanusImageProcessorPil,
-    JanusProcessor,
-)
+from transformers import JanusForConditionalGeneration, JanusProcessor
 
 from corl_cli.core.errors import CorlError
+from corl_cli.core.recipe import Lora, Part
 from corl_cli.core.types import Rollout, Sampling, Task, Triplet
-from corl_cli.models.base import Embedded, Scored, UnifiedPolicy
-from corl_cli.models.logprobs import token_logps
+from corl_cli.models import images, loading, lora, parts
+from corl_cli.models.base import Count, Embedded, Scored, UnifiedPolicy
+from corl_cli.models.logprobs import Head, mixed, token_logps
 from corl_cli.models.noise import row_keys
 from corl_cli.models.prompts import ChatPrompts
 from corl_cli.models.sampling import Decoder, draw, write
 
-DECODE_PIXELS = 1 << 21  # pixels decoded or encoded by the VQ model at once: 14 images of Janus-Pro
 CACHE_BYTES = 8 << 30  # keys and values held at once while sampling
 
 
 class JanusPolicy(UnifiedPolicy):
     """Draws with the image head over VQ tokens, answers with the language head over text tokens.
 
-    The language model (embeddings and lm_head included) learns, in float32; vision tower, aligners, VQ model, image
-    head and image embeddings are frozen (paper, settings) and held in the compute precision.
+    The parts in `train` learn in float32, or adapters in the language model's place; the rest is frozen and held in the
+    compute precision, the VQ model always. As in the paper the default is the language model, embeddings and lm_head
+    included.
     """
 
-    def __init__(self, model: JanusForConditionalGeneration, processor: JanusProcessor, dtype: str = "float32") -> None:
+    def __init__(
+        self,
+        model: JanusForConditionalGeneration,
+        processor: JanusProcessor,
+        dtype: str = "float32",
+        train: Sequence[Part] = ("language_model",),
+    ) -> None:
         super().__init__()
         self.model = model
         self.processor = processor
@@ -49,57 +51,67 @@ class JanusPolicy(UnifiedPolicy):
         self.num_image_tokens: int = model.config.vision_config.num_image_tokens
         self.prompts = ChatPrompts(processor, self.num_image_tokens)
         self.num_drawing_tokens: int = model.model.vqmodel.quantize.quant_state_dims[0] ** 2
+        self._train = () if lora.attached(model) else tuple(train)
         self._decoder: Decoder | None = None
-        _freeze(model, self.dtype)
+        parts.prepare(model, self._train, self.dtype)
 
     @classmethod
-    def load(cls, path: str | Path, *, dtype: str = "float32", attention: str = "sdpa") -> JanusPolicy:
+    def load(
+        cls,
+        path: str | Path,
+        *,
+        dtype: str = "float32",
+        attention: str = "sdpa",
+        train: Sequence[Part] = ("language_model",),
+        adapters: Lora | None = None,
+        resume: bool = False,
+    ) -> JanusPolicy:
         """See UnifiedPolicy.load."""
-        try:
-            model, report = JanusForConditionalGeneration.from_pretrained(
-                path, config=_config(path), dtype=torch.float32, attn_implementation=attention, output_loading_info=True
-            )
-            tokenizer = AutoTokenizer.from_pretrained(path)
-            image_processor = JanusImageProcessorPil.from_pretrained(path)
-            template = getattr(tokenizer, "chat_template", None)
-            processor = JanusProcessor.from_pretrained(path, tokenizer=tokenizer, image_processor=image_processor)
-            processor.chat_template = processor.chat_template or template
-        except Exception as error:
-            raise _unreadable(path, error) from error
-        if report["missing_keys"] or report["mismatched_keys"]:
-            missing = sorted(map(str, [*report["missing_keys"], *report["mismatched_keys"]]))
-            raise CorlError(
-                f"{path} is not a whole Janus checkpoint: {len(missing)} tensors are missing or misshapen, "
-                f"{missing[0]} for one.",
-                "Copy or convert it again.",
-            )
-        return cls(model, processor, dtype)
+        model, processor = loading.read(path, attention)
+        base: str | None = str(path)
+        if lora.attached(model) and not resume:
+            lora.fold(model)
+            base = None  # what is folded is saved nowhere
+        if adapters and not lora.attached(model):
+            lora.attach(model, adapters, base)
+        return cls(model, processor, dtype, train)
 
     @classmethod
-    def count(cls, path: str | Path) -> tuple[int, int]:
+    def count(
+        cls, path: str | Path, *, train: Sequence[Part] = ("language_model",), adapters: Lora | None = None
+    ) -> Count:
         """See UnifiedPolicy.count."""
-        try:
-            config = _config(path)
-        except Exception as error:
-            raise _unreadable(path, error) from error
+        config = loading.read_config(path)
         with torch.device("meta"):
             model = JanusForConditionalGeneration(config)
-        _freeze(model, torch.float32)
+            layers = model.model.language_model.layers
+            copied = sum(p.numel() for part in (layers, model.lm_head) for p in part.parameters())
+            if adapters:
+                lora.attach(model, adapters, None)
+        parts.prepare(model, () if adapters else train, torch.float32)
         learn = sum(p.numel() for p in model.parameters() if p.requires_grad)
-        return learn, sum(p.numel() for p in model.parameters()) - learn
+        return Count(learn, sum(p.numel() for p in model.parameters()) - learn, copied)
 
     def weights(self) -> dict[str, Tensor]:
         """See UnifiedPolicy.weights."""
-        return dict(self.model.state_dict())
+        whole = dict(self.model.state_dict())
+        if not lora.attached(self.model) or lora.carries_base(self.model):
+            return whole
+        return {name: value for name, value in whole.items() if lora.is_adapter(name)}
 
     def save(self, path: Path, weights: Mapping[str, Tensor] | None = None) -> None:
         """See UnifiedPolicy.save."""
+        weights = self.weights() if weights is None else dict(weights)
         self.model.save_pretrained(path, state_dict=weights)
+        if lora.carries_base(self.model):
+            own = {name: value.contiguous() for name, value in lora.base_weights(weights).items()}
+            save_file(own, path / "model.safetensors", {"format": "pt"})
+            self.model.config.save_pretrained(path)
         self.processor.save_pretrained(path)
 
     def learn(self, tasks: Sequence[Task]) -> None:
-        """See UnifiedPolicy.learn: drawing does not touch the language head."""
-        self.model.lm_head.requires_grad_("mm2t" in tasks)
+        """See UnifiedPolicy.learn."""
+        parts.learn(self.model, self._train, tasks)
 
     def trainable(self) -> list[nn.Parameter]:
         """See UnifiedPolicy.trainable."""
@@ -215,33 +227,45 @@ class JanusPolicy(UnifiedPolicy):
         all completion tokens but the last, and the states kept are those from P - 1 on.
         """
         with self._autocast():
-            prompts = self.model.get_input_embeddings()(rollout.prompt_ids)
             if rollout.task == "t2i":
-                fed = self.model.prepare_embeddings_for_image_generation(rollout.completion_ids[:, :-1])
-                head, vocab_size = self.model.model.generation_head, self.model.config.vq_config.num_embeddings
-            else:
-                assert rollout.pixel_values is not None
-                seen = self._see(rollout.pixel_values).repeat_interleave(rollout.sampling.group_size, 0)
-                prompts = self._place(prompts, rollout.prompt_ids, seen)
-                fed = self.model.get_input_embeddings()(rollout.completion_ids[:, :-1])
-                head, vocab_size = self.model.lm_head, self.model.config.text_config.vocab_size
-            mask = torch.cat([rollout.prompt_mask, rollout.completion_mask[:, :-1].long()], 1)
-            hidden = self._hidden(torch.cat([prompts, fed.to(prompts.dtype)], 1), mask)
-            return token_logps(
-                head,
-                hidden[:, rollout.prompt_ids.shape[1] - 1 :],
-                rollout.completion_ids,
-                rollout.completion_mask,
-                rollout.sampling.temperature or 1.0,
-                vocab_size,
-            )
+                return self._score_drawings(rollout)
+            assert rollout.pixel_values is not None
+            seen = self._see(rollout.pixel_values).repeat_interleave(rollout.sampling.group_size, 0)
+            prompts = self._place(self._embed(rollout.prompt_ids), rollout.prompt_ids, seen)
+            hidden = self._states(rollout, prompts, self._embed(rollout.completion_ids[:, :-1]))
+            return self._score(rollout, self.model.lm_head, hidden, self.model.config.text_config.vocab_size)
+
+    def _score_drawings(self, rollout: Rollout) -> Scored:
+        """With guidance in the scoring, states of both halves are side by side until the head mixes their logits."""
+        sampling, head = rollout.sampling, self.model.model.generation_head
+        vocab_size = self.model.config.vq_config.num_embeddings
+        fed = self.model.prepare_embeddings_for_image_generation(rollout.completion_ids[:, :-1])
+        hidden = self._states(rollout, self._embed(rollout.prompt_ids), fed)
+        if sampling.cfg_weight == 1 or sampling.scoring == "conditional":
+            return self._score(rollout, head, hidden, vocab_size)
+        detached = sampling.scoring == "guided-detached"
+        with torch.set_grad_enabled(torch.is_grad_enabled() and not detached):
+            empty = self._embed(self.prompts.unconditional(rollout.prompt_ids))
+            both = [hidden, self._states(rollout, empty, fed)]
+        head = mixed(head, sampling.cfg_weight, detached=detached)
+        return self._score(rollout, head, torch.cat(both, -1), 2 * vocab_size)
+
+    def _states(self, rollout: Rollout, prompts: Tensor, fed: Tensor) -> Tensor:
+        """The hidden states [N, L, D] that predict completions, of which all but the last token are fed."""
+        mask = torch.cat([rollout.prompt_mask, rollout.completion_mask[:, :-1].long()], 1)
+        hidden = self._hidden(torch.cat([prompts, fed.to(prompts.dtype)], 1), mask)
+        return hidden[:, rollout.prompt_ids.shape[1] - 1 :]
+
+    def _score(self, rollout: Rollout, head: Head, hidden: Tensor, vocab_size: int) -> Scored:
+        temperature = rollout.sampling.temperature or 1.0
+        return token_logps(head, hidden, rollout.completion_ids, rollout.completion_mask, temperature, vocab_size)
 
     def embed(self, images: Sequence[Image.Image], prompts: Sequence[str]) -> Embedded:
         """See UnifiedPolicy.embed."""
         ids, mask, spans = (tensor.to(self.device) for tensor in self.prompts.caption(prompts))
         with self._inference():
             pixels = self._pixels(images)
-            embeds = self._place(self.model.get_input_embeddings()(ids), ids, self._see(pixels))
+            embeds = self._place(self._embed(ids), ids, self._see(pixels))
             hidden = self._hidden(embeds, mask)
         seen = hidden[ids == self.image_token_id].view(len(images), self.num_image_tokens, -1)
         return Embedded(seen, hidden, spans, ids)
@@ -256,32 +280,14 @@ class JanusPolicy(UnifiedPolicy):
 
     # ---- images ---------------------------------------------------------------------------------------------------
 
-    @torch.no_grad()
     def decode_images(self, tokens: Tensor) -> list[Image.Image]:
         """VQ tokens [N, L] to N RGB images."""
+        return images.decode(self.model.model.vqmodel, tokens, self.model.config.vision_config.image_size)
+
+    def encode_images(self, pictures: Sequence[Image.Image]) -> Tensor:
+        """N images to VQ tokens [N, L]."""
         size = self.model.config.vision_config.image_size
-        images: list[Image.Image] = []
-        for chunk in tokens.split(max(1, DECODE_PIXELS // size**2)):
-            decoded = self.model.decode_image_tokens(chunk).float().clamp(-1, 1)  # [n, H, W, 3]
-            arrays = ((decoded + 1) * 127.5).round().to(torch.uint8).cpu().numpy()
-            images += [Image.fromarray(array) for array in arrays]
-        return images
-
-    @torch.no_grad()
-    def encode_images(self, images: Sequence[Image.Image]) -> Tensor:
-        """N images to VQ tokens [N, L]: nearest code by cosine, as in Janus' original VQ model.
-
-        (transformers' encode leaves out the normalisation of latents and codes that its decode applies.)
-        """
-        vq = self.model.model.vqmodel
-        codes = F.normalize(vq.quantize.embedding.weight, dim=-1)
-        size = max(1, DECODE_PIXELS // self.model.config.vision_config.image_size**2)
-        tokens = []
-        for start in range(0, len(images), size):
-            latents = vq.quant_conv(vq.encoder(self._pixels(images[start : start + size])))  # [n, E, h, w]
-            latents = F.normalize(latents.flatten(2).transpose(1, 2), dim=-1)
-            tokens.append((latents @ codes.T).argmax(-1))
-        return torch.cat(tokens)
+        return images.encode(self.model.model.vqmodel, pictures, size, self._pixels)
 
     # ---- inside ---------------------------------------------------------------------------------------------------
 
@@ -296,6 +302,10 @@ class JanusPolicy(UnifiedPolicy):
     def _pixels(self, images: Sequence[Image.Image]) -> Tensor:
         rgb = [image.convert("RGB") for image in images]
         return self.processor.image_processor(rgb, return_tensors="pt").pixel_values.to(self.device, self.dtype)
+
+    def _embed(self, ids: Tensor) -> Tensor:
+        """Text embeddings, in float32 even where they are frozen in less: the residual stream is."""
+        return self.model.get_input_embeddings()(ids).float()
 
     def _see(self, pixels: Tensor) -> Tensor:
         """Features [B, K, D] of images [B, C, H, W] in the language model's space."""
@@ -320,6 +330,10 @@ class JanusPolicy(UnifiedPolicy):
                 "Shorten the prompts or lower sampling.mm2t.max_new_tokens.",
             )
 
+    def __getstate__(self) -> dict[str, Any]:
+        """Copies make a sampler of their own."""
+        return {**super().__getstate__(), "_decoder": None}
+
     def _fresh_decoder(self) -> Decoder:
         if self._decoder is None or self._decoder.words.device != self.device:
             self._decoder = Decoder(self.model.model.language_model, self.model.lm_head, self.dtype)
@@ -339,37 +353,3 @@ class JanusPolicy(UnifiedPolicy):
                 yield
         finally:
             self.train(training)
-
-
-def _config(path: str | Path) -> JanusConfig:
-    """The checkpoint's configuration; Janus never ties its embeddings, though transformers' default says so."""
-    config = JanusConfig.from_pretrained(path)
-    config.tie_word_embeddings = False
-    return config
-
-
-def _unreadable(path: str | Path, error: Exception) -> CorlError:
-    if isinstance(error.__cause__, (HFValidationError, LocalEntryNotFoundError, RepositoryNotFoundError)):
-        reason = "there is no such folder here, and no such model could be had from the hub."
-    else:
-        reason = (str(error).strip() or type(error).__name__).splitlines()[0]
-    return CorlError(
-        f"No Janus checkpoint could be read from {path}: {reason}",
-        "Give a folder in transformers' format, a corl run, or a hub id that this machine can reach.",
-    )
-
-
-def _freeze(model: JanusForConditionalGeneration, dtype: torch.dtype) -> None:
-    model.requires_grad_(False)
-    model.model.language_model.requires_grad_(True)
-    model.lm_head.requires_grad_(True)
-    inner = model.model
-    for part in (
-        inner.vision_model,
-        inner.aligner,
-        inner.vqmodel,
-        inner.generation_embeddings,
-        inner.generation_aligner,
-        inner.generation_head,
-    ):
-        part.to(dtype)

@@ -10,9 +10,10 @@ from typing import Any, Self
 
 import torch
 from torch import Tensor
-from transformers import AutoTokenizer, JanusConfig, JanusImageProcessorPil, JanusProcessor
+from transformers import JanusProcessor
 
 from corl_cli.core.errors import CorlError
+from corl_cli.models.loading import read_config, read_processor
 
 
 class ChatPrompts:
@@ -105,11 +106,9 @@ class Frame:
     def load(cls, path: str | Path) -> Self:
         """The frame of the checkpoint at `path` (a folder or a hub id); CorlError when it is missing or damaged."""
         try:
-            config = JanusConfig.from_pretrained(path)
-            tokenizer = AutoTokenizer.from_pretrained(path)
-            images = JanusImageProcessorPil.from_pretrained(path)
-            processor = JanusProcessor.from_pretrained(path, tokenizer=tokenizer, image_processor=images)
-            processor.chat_template = processor.chat_template or getattr(tokenizer, "chat_template", None)
+            config, processor = read_config(path), read_processor(path)
+        except CorlError:
+            raise
         except Exception as error:  # as many kinds as there are ways to be damaged
             reason = (str(error).strip() or type(error).__name__).splitlines()[0]
             raise CorlError(

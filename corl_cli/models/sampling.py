@@ -2,13 +2,14 @@
 
 transformers' generate builds masks, caches and processors anew for every token and evaluates heads it does not need;
 a drawing of 576 tokens spends most of its time there. This decoder holds a copy of the weights in the compute
-precision, with fused projections and fixed addresses, refreshed in place when the policy has changed. As under the
+precision, with fused projections, adapters folded in and fixed addresses, refreshed in place when the policy has
+changed. As under the
 trainer's autocast only the products run in that precision: residual stream, norms and rotations stay in float32.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -17,11 +18,11 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from corl_cli.core.types import Sampling
+from corl_cli.models.logprobs import Head, guide
+from corl_cli.models.lora import weight
 from corl_cli.models.noise import gumbel
 
 NOISE_BLOCK = 1 << 20  # numbers of sampling noise made at once: fewer, larger calls where the vocabulary is small
-
-Head = Callable[[Tensor], Tensor]  # hidden states [R, D] -> logits [R, V]
 
 
 @dataclass
@@ -71,8 +72,8 @@ class Decoder:
         self.split = [self.heads + self.kv_heads, self.kv_heads]  # queries and keys, which rotate; values, which do not
         self.eps = config.rms_norm_eps
         self.dtype = dtype
-        self.layers = [{name: _copy(parts, dtype) for name, parts in _fused(layer).items()} for layer in llama.layers]
-        self.words = _copy([lm_head.weight], dtype)
+        self.layers = [{name: fused.to(dtype, copy=True) for name, fused in _fused(layer)} for layer in llama.layers]
+        self.words = lm_head.weight.detach().to(dtype, copy=True)
         self._seen = self._versions()
 
     @torch.no_grad()
@@ -82,8 +83,8 @@ class Decoder:
         if versions == self._seen:
             return
         for held, layer in zip(self.layers, self.llama.layers, strict=True):
-            for name, parts in _fused(layer).items():
-                held[name].copy_(torch.cat([part.detach() for part in parts]))
+            for name, fused in _fused(layer):
+                held[name].copy_(fused)
         self.words.copy_(self.lm_head.weight)
         self._seen = versions
 
@@ -130,7 +131,7 @@ class Decoder:
 
     def _rotation(self, visible: Tensor) -> tuple[Tensor, Tensor]:
         positions = (visible.long().cumsum(-1) - 1).clamp(min=0)
-        cos, sin = self.llama.rotary_emb(self.llama.norm.weight, positions)
+        cos, sin = self.llama.rotary_emb(self.llama.norm.weight.float(), positions)
         return cos[:, None], sin[:, None]
 
     def _run(self, x: Tensor, cache: Cache, start: int, attend: Tensor | None) -> Tensor:
@@ -147,10 +148,10 @@ class Decoder:
             x = x + F.linear(attended.transpose(1, 2).reshape(rows * length, -1), layer["o"])
             gate, up = F.linear(self._norm(x, own.post_attention_layernorm), layer["gate_up"]).chunk(2, dim=-1)
             x = x + F.linear(F.silu(gate).mul_(up), layer["down"])
-        return F.rms_norm(x, (width,), self.llama.norm.weight, self.eps).view(rows, length, width)
+        return F.rms_norm(x, (width,), self.llama.norm.weight.float(), self.eps).view(rows, length, width)
 
     def _norm(self, x: Tensor, norm: Any) -> Tensor:
-        return F.rms_norm(x, x.shape[-1:], norm.weight, self.eps).to(self.dtype)
+        return F.rms_norm(x, x.shape[-1:], norm.weight.float(), self.eps).to(self.dtype)
 
     def _versions(self) -> list[int]:
         return [weight._version for module in (self.llama, self.lm_head) for weight in module.parameters()]
@@ -171,8 +172,8 @@ def draw(
 
     `embeddings` [V, D] are the inputs that image tokens become.
 
-    With `unconditional` prompts [B, P, D] the logits are mixed, u + w (c - u), in float32 (classifier-free guidance,
-    Ho and Salimans 2022); log-probs are those of the conditional half at the sampling temperature.
+    With `unconditional` prompts [B, P, D] the logits are mixed (classifier-free guidance); log-probs are those of the
+    conditional half at the sampling temperature, or of the mixture where the sampling's scoring is guided.
     """
     group = len(keys) // len(prompts)
     if unconditional is not None:
@@ -185,11 +186,12 @@ def draw(
         if position % block == 0:
             noise = gumbel(keys, range(position, min(position + block, num_tokens)), len(embeddings))
         logits = head(hidden).float()
-        mixed = conditional = logits
+        mixed = scored = logits
         if unconditional is not None:
             conditional, other = logits.chunk(2)
-            mixed = other + sampling.cfg_weight * (conditional - other)
-        token, logp = choose(mixed, conditional, sampling, noise[position % block])
+            mixed = guide(conditional, other, sampling.cfg_weight)
+            scored = conditional if sampling.scoring == "conditional" else mixed
+        token, logp = choose(mixed, scored, sampling, noise[position % block])
         tokens.append(token)
         logps.append(logp)
         if position < num_tokens - 1:
@@ -237,14 +239,14 @@ def write(
     return tokens[:, :length], written[:, :length], logps[:, :length]
 
 
-def choose(mixed: Tensor, conditional: Tensor, sampling: Sampling, noise: Tensor) -> tuple[Tensor, Tensor]:
-    """Next tokens [R] by Gumbel-max from the mixed logits [R, V], and their log-probs under the conditional ones."""
+def choose(mixed: Tensor, scored: Tensor, sampling: Sampling, noise: Tensor) -> tuple[Tensor, Tensor]:
+    """Next tokens [R] by Gumbel-max from the mixed logits [R, V], and their log-probs under the scored ones."""
     temperature = sampling.temperature or 1.0
     if sampling.temperature == 0:
         token = mixed.argmax(-1)
     else:
         token = (nucleus(mixed / temperature, sampling.top_p) + noise).argmax(-1)
-    logps = torch.log_softmax(conditional / temperature, dim=-1)
+    logps = torch.log_softmax(scored / temperature, dim=-1)
     return token, logps.gather(-1, token[:, None])[:, 0]
 
 
@@ -275,18 +277,13 @@ def _attend(q: Tensor, keys: Tensor, values: Tensor, bias: Tensor | None) -> Ten
     return (scores.float().softmax(-1).to(values.dtype) @ values).view(rows, heads, 1, width)
 
 
-def _fused(layer: Any) -> dict[str, list[Tensor]]:
+def _fused(layer: Any) -> Iterator[tuple[str, Tensor]]:
+    """The weights of a Llama layer, those that read the same input stacked."""
     attention, mlp = layer.self_attn, layer.mlp
-    return {
-        "qkv": [attention.q_proj.weight, attention.k_proj.weight, attention.v_proj.weight],
-        "o": [attention.o_proj.weight],
-        "gate_up": [mlp.gate_proj.weight, mlp.up_proj.weight],
-        "down": [mlp.down_proj.weight],
-    }
-
-
-def _copy(parts: list[Tensor], dtype: torch.dtype) -> Tensor:
-    return torch.cat([part.detach() for part in parts]).to(dtype, copy=True)
+    yield "qkv", torch.cat([weight(attention.q_proj), weight(attention.k_proj), weight(attention.v_proj)])
+    yield "o", weight(attention.o_proj)
+    yield "gate_up", torch.cat([weight(mlp.gate_proj), weight(mlp.up_proj)])
+    yield "down", weight(mlp.down_proj)
 
 
 def _bias(visible: Tensor, dtype: torch.dtype) -> Tensor:

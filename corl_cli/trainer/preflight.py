@@ -70,5 +70,8 @@ def likely_cause(rollout: Rollout, scored: Tensor, scored_at_one: Tensor, bound:
     if bool((surplus > -bound).all()):
         return "top-k or top-p: every recorded log-prob is higher, as if the sampler renormalised over fewer tokens."
     if rollout.task == "t2i" and rollout.sampling.cfg_weight != 1:
-        return "CFG: the sampler recorded the guided distribution, the trainer scores the conditional one."
+        return (
+            f"CFG: sampler and trainer do not score the same distribution, which sampling.t2i.scoring says is "
+            f"{rollout.sampling.scoring}."
+        )
     return "shift: the trainer's states do not predict the tokens they are paired with, or its weights are stale."

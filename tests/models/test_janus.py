@@ -1,5 +1,6 @@
 """The Janus policy on a random tiny model of the real class."""
 
+import copy
 from dataclasses import replace
 
 import pytest
@@ -59,7 +60,7 @@ def test_bfloat16_agrees_within_the_preflights_bounds(
     assert {p.dtype for p in half.trainable()} == {torch.float32}
     assert half.model.model.vqmodel.decoder.conv_in.weight.dtype == torch.bfloat16
     many = replace(SAMPLINGS[task], group_size=16, cfg_weight=5.0)
-    found = check_identity(half, half.sample(task, triplets, many, key="k"), "bfloat16")
+    found = check_identity(lambda own: half(own).logps.detach(), half.sample(task, triplets, many, key="k"), "bfloat16")
     assert 0 < found.mean < 0.05
 
 
@@ -119,6 +120,35 @@ def test_text_ends_with_its_first_end_of_sequence(policy: JanusPolicy, triplets:
         kept = ids[mask].tolist()
         assert eos not in kept[:-1]
         assert kept[-1] == eos or len(kept) == 40
+
+
+def test_only_answers_without_an_end_are_truncated(policy: JanusPolicy, triplets: list[Triplet]) -> None:
+    eos, limit = policy.tokenizer.eos_token_id, 12
+    hot = Sampling(group_size=16, temperature=2.0, max_new_tokens=limit)
+    rollout = policy.sample("mm2t", triplets, hot, key="k")
+    ended = ((rollout.completion_ids == eos) & rollout.completion_mask).any(1)
+    assert torch.equal(rollout.truncated, ~ended)
+    assert 0 < int(ended.sum()) < len(rollout)
+    lengths = rollout.completion_mask.sum(1)
+    last = int(lengths[ended].max())  # the same noise again, with a limit that one answer just reaches
+    again = policy.sample("mm2t", triplets, replace(hot, max_new_tokens=last), key="k")
+    just = ended & (lengths == last)
+    assert just.any()
+    assert bool((again.completion_ids[just, -1] == eos).all())
+    assert not again.truncated[just].any()
+    assert again.truncated[~ended].all()
+    assert not policy.sample("t2i", triplets, Sampling(group_size=2), key="k").truncated.any()
+
+
+def test_a_copy_samples_from_its_own_weights(policy: JanusPolicy, triplets: list[Triplet]) -> None:
+    before = policy.sample("t2i", triplets, Sampling(), key="k")  # the sampler holds weights now
+    other = copy.deepcopy(policy)
+    with torch.no_grad():
+        other.model.model.language_model.layers[0].mlp.down_proj.weight.mul_(2)
+    moved = other.sample("t2i", triplets, Sampling(), key="k")
+    assert torch.allclose(other(moved).logps, moved.logps, atol=1e-4)
+    assert not torch.equal(moved.logps, before.logps)
+    assert torch.equal(policy.sample("t2i", triplets, Sampling(), key="k").logps, before.logps)
 
 
 @BOTH
@@ -186,7 +216,11 @@ def test_save_and_load_keep_every_score(policy: JanusPolicy, triplets: list[Trip
     again = JanusPolicy.load(tmp_path / "model")
     rollout = policy.sample("mm2t", triplets, SAMPLINGS["mm2t"], key="k")
     assert torch.equal(again(rollout).logps, policy(rollout).logps)
-    assert JanusPolicy.count(tmp_path / "model")[0] == sum(p.numel() for p in policy.trainable())
+    count = JanusPolicy.count(tmp_path / "model")
+    assert count.learn == sum(p.numel() for p in policy.trainable())
+    assert count.learn + count.frozen == sum(p.numel() for p in policy.parameters())
+    copied = (policy.model.model.language_model.layers, policy.model.lm_head)
+    assert count.copied == sum(p.numel() for part in copied for p in part.parameters())
 
 
 def test_a_missing_or_damaged_checkpoint_is_one_clear_error(policy: JanusPolicy, tmp_path) -> None:
@@ -218,7 +252,7 @@ def test_a_task_alone_learns_only_what_it_touches(policy: JanusPolicy, triplets:
     for task in ("t2i", "mm2t"):
         policy.learn([task])  # type: ignore[list-item]
         policy.zero_grad()
-        policy(policy.sample(task, triplets, SAMPLINGS[task], key="k")).sum().backward()  # type: ignore[arg-type]
+        policy(policy.sample(task, triplets, SAMPLINGS[task], key="k")).logps.sum().backward()  # type: ignore[arg-type]
         assert all(parameter.grad is not None for parameter in policy.trainable())
     policy.learn(["t2i", "mm2t"])
     policy.zero_grad()

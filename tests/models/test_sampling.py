@@ -3,7 +3,9 @@ import torch
 from transformers import LlamaConfig, LlamaModel
 
 from corl_cli.core.types import Sampling
-from corl_cli.models.sampling import Decoder, choose, nucleus
+from corl_cli.models.logprobs import guide
+from corl_cli.models.noise import row_keys
+from corl_cli.models.sampling import Cache, Decoder, choose, draw, nucleus
 
 
 def test_nucleus_keeps_the_smallest_set_that_reaches_top_p() -> None:
@@ -31,6 +33,37 @@ def test_recorded_log_probs_have_the_temperature_but_not_the_guidance_or_top_p()
     token, logp = choose(guided, conditional, Sampling(temperature=0.5, top_p=0.6), torch.randn(50, 9))
     expected = (conditional / 0.5).log_softmax(-1).gather(-1, token[:, None])[:, 0]
     assert torch.allclose(logp, expected)
+
+
+@pytest.mark.parametrize("scoring", ["conditional", "guided", "guided-detached"])
+def test_drawings_record_the_log_probs_of_the_scoring_by_hand(scoring: str) -> None:
+    """A head of identity and a decoder without layers: hidden states are logits."""
+    conditional, unconditional = torch.tensor([[1.0, 0.0, -1.0]]), torch.tensor([[0.0, 0.5, 0.0]])
+    guided = unconditional + 3.0 * (conditional - unconditional)
+    assert torch.equal(guided, torch.tensor([[3.0, -1.0, -3.0]]))
+    assert torch.equal(guide(conditional, unconditional, 3.0), guided)
+    sampling = Sampling(temperature=0.5, cfg_weight=3.0, scoring=scoring)
+    tokens, logps = draw(
+        Still(),  # type: ignore[arg-type]
+        conditional[:, None],
+        torch.ones(1, 1),
+        torch.nn.Identity(),
+        torch.eye(3),
+        sampling,
+        row_keys(["a"], torch.device("cpu")),
+        1,
+        unconditional[:, None],
+    )
+    scored = (conditional if scoring == "conditional" else guided) / 0.5
+    assert torch.allclose(logps, scored.log_softmax(-1).gather(-1, tokens))
+
+
+class Still:
+    """A decoder whose hidden state is the prompt's last embedding."""
+
+    def prefill(self, embeds: torch.Tensor, mask: torch.Tensor, capacity: int) -> tuple[torch.Tensor, Cache]:
+        nothing = torch.zeros(len(embeds), 1, 1, 1)
+        return embeds[:, -1], Cache(keys=[], values=[], bias=None, rotation=(nothing, nothing), length=1)
 
 
 @pytest.mark.parametrize("kv_heads", [4, 2, 1])
