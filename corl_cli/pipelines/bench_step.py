@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 import os
 import statistics
 import tempfile
@@ -23,7 +22,7 @@ from corl_cli.core.types import LazyTriplets, Triplet
 from corl_cli.data import triplets
 from corl_cli.data.batches import ShuffledBatches
 from corl_cli.models.base import UnifiedPolicy
-from corl_cli.pipelines import build, random_weights
+from corl_cli.pipelines import build, plan, random_weights
 from corl_cli.pipelines.memory import Memory
 from corl_cli.trainer.distributed import Replicated
 from corl_cli.trainer.journal import Journal
@@ -38,34 +37,21 @@ WEIGHTLESS = (
     "rewards.t2i=[{name: cycle, perceptual: pixel, text_weight: 0.0}, {name: matching}]",
     "rewards.mm2t=[{name: accuracy}, {name: format}]",
 )
-REFINED = (  # the paper's stage 2: one task, G = 16, KL to the frozen start
-    "train.tasks=[t2i]",
-    "algo.credit=per_task",
-    "algo.beta=0.02",
-    "sampling.group_size=16",
-)
 
 
 @dataclass(frozen=True, kw_only=True)
 class Size:
-    """Weights to take steps with: the recipe whose settings they get, what differs from it, and for stage 2."""
+    """Weights to take steps with: the recipes of the paper's two stages for them, and what differs from those."""
 
-    recipe: str
+    recipes: tuple[str, str]
     changes: tuple[str, ...] = ()
-    refined: tuple[str, ...] = ()
 
 
+LARGE = ("unified/janus-pro-1b", "refined/janus-pro-1b-t2i")
 SIZES = {
-    "world": Size(recipe="world/unified", refined=("name=world-refined",)),
-    "small": Size(
-        recipe="unified/janus-pro-1b",
-        changes=("name=unified-small", "sampling.mm2t.max_new_tokens=8", "train.batch_size=4"),
-        refined=("name=refined-small",),
-    ),
-    "janus-pro-1b": Size(
-        recipe="unified/janus-pro-1b",
-        refined=("name=refined-janus-pro-1b", "train.micro_batch_size=1"),  # as many rows in a pass as in stage 1
-    ),
+    "world": Size(recipes=("world/unified", "world/refined-t2i")),
+    "small": Size(recipes=LARGE, changes=("sampling.mm2t.max_new_tokens=8", "train.batch_size=4")),
+    "janus-pro-1b": Size(recipes=LARGE),
 }
 
 
@@ -92,32 +78,50 @@ class StepCost:
 def stages(names: Sequence[str], size: str, prompts: int | None, overrides: Sequence[str] = ()) -> list[Recipe]:
     """The recipes to take steps of, on the world's data with rewards that need no weights; UsageError for bad names.
 
-    Without names those of the paper's two stages: unified, and refined for drawing.
+    Without names those of the paper's two stages: unified, and refined for drawing with a KL to the frozen start.
     """
     if size not in SIZES:
         raise UsageError(f"There are no weights of size '{size}'.", f"Choose one of {', '.join(SIZES)}.")
-    chosen = SIZES[size]
     own = [*WORLD_DATA, *WEIGHTLESS, *([f"train.batch_size={prompts}"] if prompts else []), *overrides]
-    if names:
-        return [load(name, own) for name in names]
-    unified = [*chosen.changes, *own]
-    return [load(chosen.recipe, unified), load(chosen.recipe, [*chosen.changes, *REFINED, *chosen.refined, *own])]
+    changes = () if names else SIZES[size].changes
+    return [load(name, [*changes, *own]) for name in names or SIZES[size].recipes]
 
 
 def bench_step(recipes: Sequence[Recipe], size: str, steps: int, shown: Progress) -> Iterator[StepCost]:
     """Take `steps` steps of each recipe after one that does not count; CorlError where memory does not suffice."""
-    for recipe in recipes:
-        require(recipe, size, _free_memory())
-    for recipe in recipes:
-        with tempfile.TemporaryDirectory(prefix="corl-bench-") as folder:
+    with tempfile.TemporaryDirectory(prefix="corl-bench-") as folder:
+        placed = [with_weights(recipe, size, Path(folder)) for recipe in recipes]
+        for recipe in placed:
+            require(recipe, _free_memory())
+        for recipe in placed:
+            run = RunDir(Path(tempfile.mkdtemp(dir=folder)))
             try:
-                yield _measure(recipe, size, steps, RunDir(Path(folder)), shown)
+                yield _measure(recipe, size, steps, run, shown)
             except torch.OutOfMemoryError as error:
                 raise CorlError(
                     f"{recipe.name}: the {torch.cuda.mem_get_info()[1] / GIB:.0f} GiB of this GPU do not suffice for a "
                     f"step of {recipe.train.batch_size} prompts x {recipe.sampling.group_size} samples.",
                     "Let fewer prompts into a backward pass, --set train.micro_batch_size=1, or take fewer samples.",
                 ) from error
+
+
+def with_weights(recipe: Recipe, size: str, folder: Path) -> Recipe:
+    """The recipe with weights of this size: the shipped ones, or in `folder` the configuration alone of random ones."""
+    if size != "world":
+        random_weights.janus_config(random_weights.JANUS[size]).save_pretrained(folder)
+    model = recipe.model.model_copy(update={"checkpoint": "world" if size == "world" else str(folder)})
+    return recipe.model_copy(update={"model": model})
+
+
+def require(recipe: Recipe, there: int) -> None:
+    """CorlError when weights, gradients and optimiser alone take more than the bytes that are there."""
+    needed = plan.check_memory(recipe)
+    if needed > there:
+        raise CorlError(
+            f"{recipe.name} needs {needed / GIB:.1f} GiB for weights, gradients and optimiser alone; "
+            f"{there / GIB:.1f} are there.",
+            "Take a larger machine, or other weights: --size world",
+        )
 
 
 def _measure(recipe: Recipe, size: str, steps: int, run: RunDir, shown: Progress) -> StepCost:
@@ -164,11 +168,8 @@ def _trainer(recipe: Recipe, size: str, steps: int, run: RunDir, accelerator: Ac
     tracking = recipe.tracking.model_copy(update={"gradients_every": steps + 1, "trackers": []})
     saving = recipe.checkpoint.model_copy(update={"every": 2 * steps + 2})
     recipe = recipe.model_copy(update={"tracking": tracking, "checkpoint": saving})
-    policy = _policy(recipe, size, accelerator.device)
-    policy.learn(recipe.train.tasks)
-    reference = copy.deepcopy(policy).requires_grad_(False).eval() if build.needs_reference(recipe) else None
-    if recipe.model.gradient_checkpointing:
-        policy.checkpoint_layers()
+    policy = _learner(recipe, size, accelerator.device)
+    reference = _reference(recipe, size, accelerator.device)
     optimizer = torch.optim.AdamW(
         policy.trainable(), lr=recipe.optim.lr, betas=recipe.optim.betas, weight_decay=recipe.optim.weight_decay
     )
@@ -254,29 +255,29 @@ def side(size: str) -> int:
     return IMAGE_SIZE if size == "world" else int(random_weights.JANUS[size].vision["image_size"])
 
 
-def _policy(recipe: Recipe, size: str, device: torch.device) -> UnifiedPolicy:
-    if size == "world":
-        return build.build_policy(recipe.model.model_copy(update={"checkpoint": "world"})).to(device)
+def _learner(recipe: Recipe, size: str, device: torch.device) -> UnifiedPolicy:
+    model = recipe.model
     torch.manual_seed(recipe.seed)
-    return random_weights.janus(random_weights.JANUS[size], device, recipe.model.dtype)
-
-
-def require(recipe: Recipe, size: str, there: int) -> None:
-    """CorlError when weights, gradients and optimiser alone take more than the bytes that are there."""
-    policy = _policy(recipe, size, torch.device("meta"))
+    if size == "world":
+        policy = build.build_learner(model, build.locate(model.checkpoint), resume=False).to(device)
+    else:
+        shape = random_weights.JANUS[size]
+        policy = random_weights.janus(shape, device, model.dtype, train=model.train, adapters=model.lora)
     policy.learn(recipe.train.tasks)
-    trained = sum(parameter.numel() for parameter in policy.trainable())
-    frozen = sum(parameter.numel() for parameter in policy.parameters()) - trained
-    width = 2 if recipe.model.dtype == "bfloat16" else 4
-    # float32 masters, gradients and two moments, and the sampler's copy; the reference has masters and a copy too
-    needed = trained * (16 + width) + frozen * width
-    needed += trained * (4 + width) + frozen * width if build.needs_reference(recipe) else 0
-    if needed > there:
-        raise CorlError(
-            f"{recipe.name} needs {needed / GIB:.1f} GiB for weights, gradients and optimiser alone; "
-            f"{there / GIB:.1f} are there.",
-            "Take a larger machine, or other weights: --size world",
-        )
+    if model.gradient_checkpointing:
+        policy.checkpoint_layers()
+    return policy
+
+
+def _reference(recipe: Recipe, size: str, device: torch.device) -> UnifiedPolicy | None:
+    if not build.needs_reference(recipe):
+        return None
+    torch.manual_seed(recipe.seed)
+    if size == "world":
+        policy = build.build_policy(recipe.model).to(device)
+    else:
+        policy = random_weights.janus(random_weights.JANUS[size], device, recipe.model.dtype)
+    return policy.requires_grad_(False).eval()
 
 
 def _free_memory() -> int:

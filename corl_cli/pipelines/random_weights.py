@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -10,6 +10,9 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 if TYPE_CHECKING:
+    from transformers import JanusConfig
+
+    from corl_cli.core.recipe import Lora, Part
     from corl_cli.models.janus import JanusPolicy
 
 MARKS = ("[PAD]", "[UNK]", "[CLS]", "[SEP]")
@@ -74,39 +77,51 @@ JANUS = {
 }
 
 
-def janus(shape: Shape, device: torch.device, dtype: str) -> JanusPolicy:
+def janus(
+    shape: Shape,
+    device: torch.device,
+    dtype: str,
+    *,
+    train: Sequence[Part] = ("language_model",),
+    adapters: Lora | None = None,
+) -> JanusPolicy:
     """A policy of these shapes, made on `device` (meta: shapes alone), with the embedded world's tokenizer.
 
-    That has a few dozen words; the ids beyond are sampled and scored like any other, and read as nothing.
+    That has a few dozen words; the ids beyond are sampled and scored like any other, and read as nothing. What learns
+    is as in UnifiedPolicy.load.
     """
-    from transformers import (
-        JanusConfig,
-        JanusForConditionalGeneration,
-        JanusImageProcessorPil,
-        JanusVisionConfig,
-        JanusVQVAEConfig,
-        LlamaConfig,
-    )
+    from transformers import JanusForConditionalGeneration, JanusImageProcessorPil
 
+    from corl_cli.models import lora
     from corl_cli.models.janus import JanusPolicy
-    from corl_cli.world.tiny import IMAGE, build_processor
+    from corl_cli.world.tiny import build_processor
 
-    processor = build_processor()
-    tokenizer, side, width = processor.tokenizer, shape.vision["image_size"], shape.text["hidden_size"]
+    processor, side = build_processor(), shape.vision["image_size"]
     processor.image_processor = JanusImageProcessorPil(
         size={"height": side, "width": side}, image_mean=[0.5] * 3, image_std=[0.5] * 3
     )
+    with device:
+        model = JanusForConditionalGeneration(janus_config(shape))
+        if adapters:
+            lora.attach(model, adapters, None)
+    return JanusPolicy(model, processor, dtype, train)
+
+
+def janus_config(shape: Shape) -> JanusConfig:
+    """transformers' configuration of a Janus of these shapes, with the token ids of the embedded world."""
+    from transformers import JanusConfig, JanusVisionConfig, JanusVQVAEConfig, LlamaConfig
+
+    from corl_cli.world.tiny import IMAGE, build_tokenizer
+
+    tokenizer, width = build_tokenizer(), shape.text["hidden_size"]
     ids = {name: getattr(tokenizer, name) for name in ("pad_token_id", "bos_token_id", "eos_token_id")}
-    config = JanusConfig(
+    return JanusConfig(
         text_config=LlamaConfig(**shape.text, **ids),
         vision_config=JanusVisionConfig(**shape.vision, projection_dim=width),
         vq_config=JanusVQVAEConfig(**shape.vq, projection_dim=width, image_token_embed_dim=width),
         image_token_id=tokenizer.convert_tokens_to_ids(IMAGE),
         tie_word_embeddings=False,
     )
-    with device:
-        model = JanusForConditionalGeneration(config)
-    return JanusPolicy(model, processor, dtype)
 
 
 def vgg(folder: Path) -> Path:
