@@ -16,13 +16,14 @@ from corl_cli.core.run_dir import RunDir
 from corl_cli.core.types import Task
 from corl_cli.data import triplets
 from corl_cli.models.base import UnifiedPolicy
-from corl_cli.pipelines import build, plan
+from corl_cli.pipelines import build, launch, plan
 from corl_cli.pipelines.abilities import PROBE_SEED, probes
 from corl_cli.rewards.base import Reward
 from corl_cli.trainer import checkpoint
-from corl_cli.trainer.distributed import Replicated
+from corl_cli.trainer.distributed import Replicated, Strategy
 from corl_cli.trainer.journal import SAMPLE_TRIPLETS, Display, Journal
 from corl_cli.trainer.loop import Trainer
+from corl_cli.trainer.sharded import Sharded
 
 
 def train(recipe: Recipe, run: RunDir, display: Display, *, last: bool = True) -> None:
@@ -33,25 +34,40 @@ def train(recipe: Recipe, run: RunDir, display: Display, *, last: bool = True) -
     as far as the last due checkpoint.
     """
     accelerator = _accelerator(recipe, run.path)
-    batches = plan.batches(recipe, accelerator.process_index, accelerator.num_processes)
+    with launch.watching():
+        _train(recipe, run, display, accelerator)
+        if last:
+            accelerator.end_training()
+        else:
+            for tracker in accelerator.trackers:
+                tracker.finish()
+
+
+def _train(recipe: Recipe, run: RunDir, display: Display, accelerator: Accelerator) -> None:
+    processes = accelerator.num_processes
+    batches = plan.batches(recipe, accelerator.process_index, processes)
     num_steps = recipe.train.max_steps or len(batches)
     saved = checkpoint.complete(run.checkpoints)
     display.say(
         f"preflight: {num_steps:,} steps of {recipe.train.batch_size} triplets x {recipe.sampling.group_size} samples; "
-        f"{plan.check_memory(recipe) / 2**30:.2f} GiB for weights and optimiser"
+        f"{plan.check_memory(recipe, processes) / 2**30:.2f} GiB for weights and optimiser"
     )
     start = str(run.provenance()["start"])
-    policy = (_resumed(recipe, saved[-1]) if saved else build.build_policy(recipe.model, start)).to(accelerator.device)
+    torch.manual_seed(recipe.seed)  # fresh adapters are the same in every process
+    policy = _resumed(recipe, saved[-1]) if saved else build.build_learner(recipe.model, start, resume=False)
+    policy = policy.to(accelerator.device)
     policy.learn(recipe.train.tasks)
     if recipe.model.gradient_checkpointing:
         policy.checkpoint_layers()
     reference = None
     if build.needs_reference(recipe):
         reference = build.build_policy(recipe.model, start).to(accelerator.device).requires_grad_(False).eval()
-    optimizer = torch.optim.AdamW(
+    if sharded := recipe.distributed.strategy == "fsdp" and processes > 1:
+        display.say(f"preflight: what learns is sharded over {processes} processes")
+    strategy: Strategy = Sharded(policy, getattr(torch, recipe.model.dtype)) if sharded else Replicated(policy)
+    optimizer = torch.optim.AdamW(  # made now: sharding has put other parameters in their places
         policy.trainable(), lr=recipe.optim.lr, betas=recipe.optim.betas, weight_decay=recipe.optim.weight_decay
     )
-    strategy = Replicated(policy)
     state = checkpoint.State()
     if saved:
         state, progress = checkpoint.load(saved[-1])
@@ -88,11 +104,6 @@ def train(recipe: Recipe, run: RunDir, display: Display, *, last: bool = True) -
     )
     with journal:
         trainer.fit(state.step)
-    if last:
-        accelerator.end_training()
-    else:
-        for tracker in accelerator.trackers:
-            tracker.finish()
 
 
 def open_run(recipe: Recipe, out: Path | None, *, resume: bool, command: Sequence[str]) -> RunDir:
@@ -139,7 +150,9 @@ def _open(recipe: Recipe, out: Path | None, resume: bool, command: Sequence[str]
     build.ready(recipe)
     data = plan.batches(recipe).triplets
     fingerprint = {"path": recipe.data.path, "split": recipe.data.split, "triplets": len(data), "first": data[0].id}
-    plan.check_memory(recipe)  # before anything is written: it needs the checkpoint to be there
+    plan.check_memory(
+        recipe, PartialState().num_processes
+    )  # before anything is written: it needs the checkpoint to be there
     facts = {
         "data": fingerprint,
         "start": build.locate(recipe.model.checkpoint),
@@ -149,26 +162,27 @@ def _open(recipe: Recipe, out: Path | None, resume: bool, command: Sequence[str]
 
 
 def _accelerator(recipe: Recipe, folder: Path | None) -> Accelerator:
-    """One process or DDP. The policy casts and accumulates by itself, whatever accelerate's own configuration says."""
+    """Processes, device, reductions and trackers; corl casts, accumulates and shards by itself."""
+    launch.check(recipe)
     accelerator = Accelerator(
         cpu=not torch.cuda.is_available(),
         mixed_precision="no",
         gradient_accumulation_plugin=GradientAccumulationPlugin(num_steps=1),
-        log_with=recipe.tracking.trackers or None,
+        log_with=recipe.tracking.trackers if folder else None,
         project_dir=folder,
     )
     kinds = (DistributedType.NO, DistributedType.MULTI_GPU, DistributedType.MULTI_CPU)
     if accelerator.distributed_type not in kinds:
         raise UsageError(
-            f"corl trains in one process or under DDP, not under {accelerator.distributed_type.value}.",
-            "Launch it with torchrun, or with accelerate launch --multi_gpu.",
+            f"corl trains on GPUs of CUDA and on CPUs, not under {accelerator.distributed_type.value}.",
+            "Launch it with corl train … --num-processes N, torchrun, or accelerate launch --multi_gpu.",
         )
     return accelerator
 
 
 def _resumed(recipe: Recipe, saved: Path) -> UnifiedPolicy:
     try:
-        return build.build_policy(recipe.model, saved)
+        return build.build_learner(recipe.model, saved, resume=True)
     except CorlError as error:
         raise checkpoint.damaged(saved, error.message) from error
 
