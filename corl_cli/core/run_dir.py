@@ -63,7 +63,8 @@ class RunDir:
     def open(cls, path: Path, recipe: Recipe) -> RunDir:
         """The run at `path`, to go on with; UsageError when there is none or its recipe is another one."""
         run = cls(path)
-        changes = {key: pair for key, pair in diff(run.recipe(), recipe).items() if key != "notes"}
+        free = ("notes", "distributed.strategy")  # a checkpoint is the same whoever held the weights
+        changes = {key: pair for key, pair in diff(run.recipe(), recipe).items() if key not in free}
         if changes:
             lines = "\n".join(f"  {key}: {ours!r} there, {theirs!r} now" for key, (ours, theirs) in changes.items())
             raise UsageError(

@@ -150,9 +150,8 @@ def _open(recipe: Recipe, out: Path | None, resume: bool, command: Sequence[str]
     build.ready(recipe)
     data = plan.batches(recipe).triplets
     fingerprint = {"path": recipe.data.path, "split": recipe.data.split, "triplets": len(data), "first": data[0].id}
-    plan.check_memory(
-        recipe, PartialState().num_processes
-    )  # before anything is written: it needs the checkpoint to be there
+    # before anything is written: it needs the checkpoint to be there
+    plan.check_memory(recipe, PartialState().num_processes)
     facts = {
         "data": fingerprint,
         "start": build.locate(recipe.model.checkpoint),
@@ -168,7 +167,7 @@ def _accelerator(recipe: Recipe, folder: Path | None) -> Accelerator:
         cpu=not torch.cuda.is_available(),
         mixed_precision="no",
         gradient_accumulation_plugin=GradientAccumulationPlugin(num_steps=1),
-        log_with=recipe.tracking.trackers if folder else None,
+        log_with=(recipe.tracking.trackers or None) if folder else None,
         project_dir=folder,
     )
     kinds = (DistributedType.NO, DistributedType.MULTI_GPU, DistributedType.MULTI_CPU)
