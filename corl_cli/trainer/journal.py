@@ -32,6 +32,7 @@ from corl_cli.trainer.probes import Probes, Reading, decisive, gain
 from corl_cli.trainer.rollout import record
 
 SAMPLE_TRIPLETS, SAMPLES_EACH = 6, 4
+PICTURES = {"tensorboard": {"dataformats": "NHWC"}, "wandb": {}}  # trackers that take them, and their own arguments
 
 
 class Display(Protocol):
@@ -167,11 +168,10 @@ class Journal:
         write_atomic(stem.with_suffix(".jsonl"), lines)
 
     def _show(self, step: int, picture: Image.Image) -> None:
-        """Give the samples to those trackers that take pictures."""
+        """Give the samples to those trackers that take a batch of pictures."""
         for tracker in self.accelerator.trackers:
-            if hasattr(tracker, "log_images"):
-                layout = {"dataformats": "NHWC"} if tracker.name == "tensorboard" else {}
-                tracker.log_images({"samples": np.asarray(picture)[None]}, step=step, **layout)
+            if tracker.name in PICTURES:
+                tracker.log_images({"samples": np.asarray(picture)[None]}, step=step, **PICTURES[tracker.name])
 
     def _save(self, state: checkpoint.State, readings: Sequence[Reading]) -> None:
         weights, optimizer = self.strategy.save(self.optimizer)
