@@ -382,7 +382,9 @@ class Recipe(Section):
                 f"algo.credit: {self.algo.credit} needs both tasks in every step, to be rewarded in pairs; use per_task"
             )
         if self.checkpoint.best and not self.compared():
-            faults.append(f"checkpoint.best: {self.checkpoint.best} cannot be told by what eval.probes.rewards read")
+            read = [name for task in TASKS if self.eval.probes for name in self.eval.probes.readings(task)]
+            known = ", ".join(read) or "nothing"
+            faults.append(f"checkpoint.best: {self.checkpoint.best} cannot be told; eval.probes.rewards read {known}")
         if faults:
             raise ValueError("\n".join(faults))
         return self
