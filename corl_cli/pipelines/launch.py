@@ -76,7 +76,7 @@ def _launch(num_processes: int, argv: Sequence[str]) -> NoReturn:
     words = ["--multi_gpu", f"--num_processes={num_processes}", "--num_machines=1", "--machine_rank=0"]
     words += ["--main_process_port=0", "--mixed_precision=no", "--dynamo_backend=no"]
     arguments = launch_command_parser().parse_args([*words, "--module", "corl_cli", *argv])
-    arguments.shutdown_timeout = SAVING
+    os.environ.setdefault("TORCH_ELASTIC_SHUTDOWN_TIMEOUT", str(SAVING))
     for name in ("torch.distributed.elastic", "torch.distributed.run"):
         logging.getLogger(name).setLevel(logging.CRITICAL)  # the processes speak for themselves
     try:

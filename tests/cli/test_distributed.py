@@ -109,3 +109,25 @@ def test_one_process_that_fails_ends_all_with_its_words_and_the_run_resumes_exac
     provenance = json.loads((folder / "failed" / "provenance.json").read_text())
     assert provenance["processes"] == 2
     assert "--num-processes" not in provenance["command"]
+
+
+def test_the_slurm_example_starts_a_launcher_on_a_node(tmp_path: Path) -> None:
+    """With stand-ins that do what Slurm does on one node: name it, and run the step there."""
+    script = Path(__file__).parents[2] / "recipes" / "slurm" / "train.sbatch"
+    for name, line in {"scontrol": "echo localhost", "srun": 'shift; SLURM_NODEID=0 exec "$@"'}.items():
+        (tmp_path / name).write_text(f"#!/bin/bash\n{line}\n")
+        (tmp_path / name).chmod(0o755)
+    (tmp_path / "mine.py").write_text(REWARD)
+    slurm = {"SLURM_JOB_NODELIST": "localhost", "SLURM_NNODES": "1", "SLURM_JOB_ID": str(os.getpid())}
+    path = f"{tmp_path}:{Path(sys.executable).parent}:{os.environ['PATH']}"
+    done = subprocess.run(
+        ["bash", script, *unified("run", "--set", "train.max_steps=1")[1:]],
+        cwd=tmp_path,
+        capture_output=True,
+        text=True,
+        timeout=300,
+        env=os.environ | slurm | {"PER_NODE": "2", "PATH": path},
+    )
+    assert done.returncode == 0, done.stderr
+    assert json.loads((tmp_path / "run" / "provenance.json").read_text())["processes"] == 2
+    assert (tmp_path / "run" / "checkpoints" / "step-000001").exists()
