@@ -29,6 +29,8 @@ def read(path: str | Path, attention: str) -> tuple[JanusForConditionalGeneratio
         if base != str(path):
             loaded = model.load_adapter(str(path), adapter_name=lora.NAME, is_trainable=True)
             missing |= {*loaded.missing_keys, *loaded.mismatched_keys}
+        if lora.attached(model):
+            model._weight_conversions = None  # reading adapters leaves some that would rename the model's own tensors
         processor = read_processor(path)
     except CorlError:
         raise

@@ -41,7 +41,7 @@ def check_identity(score: Callable[[Rollout], Tensor], rollout: Rollout, dtype: 
         quantile=float(ordered[int(0.999 * (len(ordered) - 1))]),
         largest=float(ordered[-1]),
     )
-    mean, quantile = BOUNDS[dtype]
+    mean, quantile = (bound * _spread(rollout) for bound in BOUNDS[dtype])
     if found.mean > mean or found.quantile > quantile:
         cold = score(replace(rollout, sampling=replace(rollout.sampling, temperature=1.0)))
         raise CorlError(
@@ -50,6 +50,12 @@ def check_identity(score: Callable[[Rollout], Tensor], rollout: Rollout, dtype: 
             f"Likely cause: {likely_cause(rollout, scored, cold, mean)}",
         )
     return found
+
+
+def _spread(rollout: Rollout) -> float:
+    """How many times larger differences are where guided logits are scored: u + w (c - u) multiplies them by w."""
+    guided = rollout.task == "t2i" and rollout.sampling.scoring != "conditional"
+    return rollout.sampling.cfg_weight if guided else 1.0
 
 
 def likely_cause(rollout: Rollout, scored: Tensor, scored_at_one: Tensor, bound: float) -> str:

@@ -1,14 +1,17 @@
 """Scoring under classifier-free guidance: three distributions, one sampler and one scorer for each."""
 
 from dataclasses import replace
+from pathlib import Path
 
 import pytest
 import torch
 
+from corl_cli.core.errors import CorlError
 from corl_cli.core.types import Rollout, Sampling, Scoring, Triplet
 from corl_cli.models import logprobs
 from corl_cli.models.janus import JanusPolicy
 from corl_cli.models.logprobs import mixed, token_logps
+from corl_cli.trainer.preflight import check_identity
 
 SAMPLING = Sampling(group_size=2, temperature=0.8, top_p=0.9, cfg_weight=4.0)
 SCORINGS: tuple[Scoring, ...] = ("conditional", "guided", "guided-detached")
@@ -81,3 +84,17 @@ def test_chunks_give_the_same_guided_values_and_gradients(detached: bool, monkey
         logps = token_logps(mixed(head, 3.0, detached=detached), hidden, ids, torch.ones(3, 5), 0.7, 22).logps
         found.append([logps, *torch.autograd.grad(logps.sum(), [hidden, head.weight])])
     assert all(torch.allclose(a, b, atol=1e-5) for a, b in zip(*found, strict=True))
+
+
+def test_bfloat16_agrees_within_the_preflights_bounds(
+    policy: JanusPolicy, triplets: list[Triplet], tmp_path: Path
+) -> None:
+    policy.save(tmp_path)
+    half = JanusPolicy.load(tmp_path, dtype="bfloat16").eval()
+    sampling = Sampling(group_size=16, cfg_weight=5.0, scoring="guided")
+    rollout = half.sample("t2i", triplets, sampling, key="k")
+    assert 0 < check_identity(lambda own: half(own).logps.detach(), rollout, "bfloat16").mean < 0.25
+    other = replace(sampling, scoring="conditional")
+    with pytest.raises(CorlError, match="are not those that the sampler recorded") as raised:
+        check_identity(lambda own: half(replace(own, sampling=other)).logps.detach(), rollout, "bfloat16")
+    assert "sampling.t2i.scoring says is guided" in str(raised.value.hint)

@@ -135,6 +135,8 @@ def test_adapters_come_back_bit_by_bit_and_fold_into_the_weights(
     folded = JanusPolicy.load(tmp_path / "step").eval()
     assert not any(".lora_" in name or "base_layer" in name for name in folded.weights())
     assert torch.allclose(logits(folded, triplets), logits(adapted, triplets), atol=1e-4)
+    folded.save(tmp_path / "folded")
+    assert set(load_file(tmp_path / "folded" / "model.safetensors")) == set(folded.weights())
     assert JanusPolicy.count(tmp_path / "step") == JanusPolicy.count(base)
     assert Frame.load(tmp_path / "step").room == 128
 
