@@ -10,6 +10,8 @@ from pathlib import Path
 from typing import Any, NotRequired, TypedDict
 
 from corl_cli.core.errors import CorlError
+from corl_cli.core.kinds import kind_of
+from corl_cli.core.recipe import Recipe
 from corl_cli.core.run_dir import write_atomic
 
 NAME = "manifest.json"
@@ -85,8 +87,9 @@ def training(recipe: Mapping[str, Any], path: str | Path, name: str = "RECIPE") 
     The recipe that training takes by itself is for the embedded world, and its checker rejects other prompts.
     """
     of_the_world = all(source["name"] == "world" for source in recipe["prepare"]["sources"])
+    kind = None if of_the_world else kind_of(Recipe.model_validate(recipe))
     chosen = "" if of_the_world else f" --recipe {shlex.quote(name)}"
-    return f"corl train unified{chosen} --set data.path={shlex.quote(str(path))}"
+    return f"corl train {kind.command if kind else 'unified'}{chosen} --set data.path={shlex.quote(str(path))}"
 
 
 def describe(folder: Path, file: Path) -> File:

@@ -13,8 +13,12 @@ from typing import Any
 
 import pytest
 import torch
+from datasets import Dataset
 from safetensors.torch import load_file
+from typer.testing import CliRunner
 
+from corl_cli.cli.app import app
+from corl_cli.core.kinds import KINDS, Kind
 from corl_cli.world import checkpoint
 
 SMALL = {
@@ -38,10 +42,14 @@ def corl(*words: str | Path, cwd: Path, launch: tuple[str, ...] = ()) -> subproc
     )
 
 
-def unified(out: str, steps: int, *words: str | Path) -> list[str | Path]:
+def training(command: str, out: str, steps: int, *words: str | Path) -> list[str | Path]:
     settings = SMALL | {"train.max_steps": steps}
     sets = [word for key, value in settings.items() for word in ("--set", f"{key}={value}")]
-    return ["train", "unified", "--out", out, *sets, *words]
+    return ["train", *command.split(), "--out", out, *sets, *words]
+
+
+def unified(out: str, steps: int, *words: str | Path) -> list[str | Path]:
+    return training("unified", out, steps, *words)
 
 
 def metrics(run: Path) -> list[dict[str, Any]]:
@@ -145,8 +153,7 @@ def test_two_processes_train_as_one(finished: Path) -> None:
 
 def test_drawing_alone_trains_on_two_processes(tmp_path: Path) -> None:
     launch = ("torch.distributed.run", "--nproc-per-node=2", "--master-port=29518", "-m")
-    alone = ("--set", "train.tasks=[t2i]", "--set", "algo.credit=per_task")
-    done = corl(*unified("run", 2, *alone), cwd=tmp_path, launch=launch)
+    done = corl(*training("separate --task t2i", "run", 2), cwd=tmp_path, launch=launch)
     assert done.returncode == 0, done.stderr
     assert {key.split("/")[1] for line in metrics(tmp_path / "run") for key in line if "reward/" in key} == {"t2i"}
 
@@ -172,6 +179,59 @@ def test_dry_run_prints_the_plan_and_writes_nothing(tmp_path: Path) -> None:
     assert "3 of 2 triplets" in done.stdout
     assert "1 x cycle + 1 x matching" in done.stdout
     assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize("kind", KINDS, ids=lambda kind: kind.command)
+def test_every_command_has_a_plan(kind: Kind) -> None:
+    done = CliRunner().invoke(app, ["train", *kind.command.split(), "--dry-run", "--json", "--num-processes", "2"])
+    assert done.exit_code == 0, done.stderr
+    (plan,) = json.loads(done.stdout)
+    assert plan["command"] == f"corl train {kind.command}"
+    assert plan["processes"] == "2 (ddp)"
+    assert plan["start"].startswith("world (")
+    if kind.command.startswith("refined"):
+        assert plan["samples"].startswith("G = 16: 96 a step, 9,600 in all")
+        assert (plan["KL"], plan["credit"]) == ("beta 0.02 (k3) to the start", "per_task")
+    assert ("turns" in plan) == kind.cycle
+    assert ("credit" in plan) == (kind.method == "rl")
+    assert ("of type mc" in plan["data"]) == (kind.answer_types == ("mc",))
+
+
+def test_refining_goes_on_from_a_run_and_watches_the_same_items(finished: Path) -> None:
+    folder = finished.parent
+    done = corl(*training("refined --task mcq", "mcq", 2, "--from", "whole", "--seed", 3), cwd=folder)
+    assert done.returncode == 0, done.stderr
+    assert "--from mcq" in done.stderr
+    assert json.loads((folder / "mcq" / "provenance.json").read_text())["start"].startswith("whole/checkpoints/step-")
+    lines = metrics(folder / "mcq")
+    assert any("kl/mm2t" in line for line in lines)
+    rows = [json.loads(line) for line in (folder / "mcq/rollouts/step-000002/rows.jsonl").read_text().splitlines()]
+    assert {(row["task"], row["answer_type"]) for row in rows} == {("mm2t", "mc")}
+    read = [
+        {(p["task"], p["answer_type"], p["items"]) for line in one if (p := line.get("probe"))}
+        for one in (lines, metrics(finished))
+    ]
+    assert read[0] == read[1]
+    again = corl("train", "refined", "--out", "mcq", "--resume", cwd=folder)
+    assert (again.returncode, "is complete" in again.stderr) == (0, True), again.stderr
+
+
+def test_imitation_needs_neither_rewards_nor_samples(tmp_path: Path) -> None:
+    done = corl(*training("sft", "run", 2), cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+    steps = [line for line in metrics(tmp_path / "run") if "lr" in line]
+    assert all(line["nll/t2i"] > 0 and line["nll/mm2t"] > 0 for line in steps)
+    assert not [key for line in steps for key in line if key.startswith("reward")]
+
+
+def test_a_cycle_trains_one_task_a_step(tmp_path: Path) -> None:
+    done = corl(*training("cycle", "run", 2, "--set", "train.cycle.every=1"), cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+    steps = [line for line in metrics(tmp_path / "run") if "lr" in line]
+    assert [[task for task in ("t2i", "mm2t") if f"reward/{task}/total" in line] for line in steps] == [
+        ["t2i"],
+        ["mm2t"],
+    ]
 
 
 def _flat(after: dict[str, torch.Tensor], before: dict[str, torch.Tensor]) -> torch.Tensor:
@@ -217,11 +277,11 @@ class TestBadInput:
         ("setting", "code", "words"),
         [
             ("sampling.group_size=1", 2, "sampling.group_size"),
-            ("model.checkpoint=nowhere/at-all", 1, "No Janus checkpoint could be read from nowhere/at-all"),
-            ("data.path=nowhere.parquet", 1, "No triplets could be read from nowhere.parquet"),
+            ("model.checkpoint=nowhere/at-all", 2, "No Janus checkpoint could be read from nowhere/at-all"),
+            ("data.path=nowhere.parquet", 2, "No triplets could be read from nowhere.parquet"),
             ("rewards.t2i.cycle.text=spise", 2, "rewards.t2i.cycle.text"),
-            ("rewards.t2i.cycle.perceptual=lpips-vgg", 1, "world-unified cannot run here"),
-            ("rewards.t2i.cycle.captioner=nowhere/at-all", 1, "nowhere/at-all"),
+            ("rewards.t2i.cycle.perceptual=lpips-vgg", 2, "world-unified cannot run here"),
+            ("rewards.t2i.cycle.captioner=nowhere/at-all", 2, "nowhere/at-all"),
             ("rewards.t2i.cycle.name=cycl", 2, "Did you mean cycle?"),
             ("train.batch_size=99999", 2, "fewer than one batch"),
             ("sampling.mm2t.max_new_tokens=4000", 1, "exceed the model's context"),
@@ -233,6 +293,61 @@ class TestBadInput:
         assert words in done.stderr
         assert "Traceback" not in done.stderr
         assert "hint:" in done.stderr
+
+    def test_everything_is_said_at_once(self, tmp_path: Path) -> None:
+        data = Dataset.from_dict({"image": ["a.png"], "prompt": ["a wall"]})
+        data.to_parquet(tmp_path / "drawn.parquet")
+        janus = shutil.copytree(checkpoint(), tmp_path / "janus")
+        (janus / "model.safetensors").unlink()
+        (janus / "chat_template.jinja").unlink()
+        faulty = {
+            "sampling.group_size": 1,
+            "train.micro_batch_size": 2,
+            "checkpoint.best": "mm2t/matching",
+            "rewards.mm2t.accuracy.weigth": 1,
+            "data.path": "drawn.parquet",
+        }
+        sets = [word for key, value in faulty.items() for word in ("--set", f"{key}={value}")]
+        words = ["refined", "--task", "t2i", "--recipe", "world/unified", "--from", "janus", "--num-processes", "4"]
+        done = corl("train", *words, "--set", "train.batch_size=12", *sets, cwd=tmp_path)
+        assert done.returncode == 2, done.stderr
+        told = [line.strip() for line in done.stderr.partition("hint:")[0].splitlines() if line.startswith("  ")]
+        for part in (
+            "sampling.group_size: this should be greater than or equal to 2, not 1",
+            "checkpoint.best: mm2t/matching",
+            "rewards.mm2t.accuracy.weigth",
+            "The recipe world-unified is not one for corl train refined --task t2i",
+            "janus has no weights",
+            "janus has no chat template",
+            "train.micro_batch_size: 2 does not divide the 3 triplets",
+            "drawn.parquet lacks question (column 'question'), answer (column 'answer'), answer_type",
+        ):
+            assert sum(part in line for line in told) == 1, (part, told)
+        assert not list(tmp_path.glob("run*"))
+
+    @pytest.mark.parametrize(
+        ("words", "told"),
+        [
+            (["refined"], "needs a task: t2i, mcq, oe"),
+            (["separate", "--task", "oe"], "has no task 'oe'"),
+            (["unified", "--recipe", "world/cycle"], "corl train cycle"),
+            (["unified", "--num-processes", "5"], "12 triplets cannot be shared evenly by 5 processes"),
+            (["unified", "--from", "."], "there is no config.json in it"),
+        ],
+    )
+    def test_a_command_that_cannot_be(self, tmp_path: Path, words: list[str], told: str) -> None:
+        (tmp_path / "somewhere").touch()
+        done = corl("train", *words, cwd=tmp_path)
+        assert done.returncode == 2, done.stderr
+        assert told in done.stderr
+        assert "Traceback" not in done.stderr
+
+    def test_a_run_without_a_checkpoint_is_nothing_to_start_from(self, finished: Path, tmp_path: Path) -> None:
+        shutil.copytree(finished, tmp_path / "run")
+        shutil.rmtree(tmp_path / "run" / "checkpoints")
+        done = corl("train", "refined", "--task", "oe", "--from", "run", "--dry-run", cwd=tmp_path)
+        assert done.returncode == 2
+        assert "The run run has no checkpoint yet" in done.stderr
 
     def test_a_reward_that_is_not_a_number(self, tmp_path: Path) -> None:
         (tmp_path / "mine.py").write_text(

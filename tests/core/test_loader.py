@@ -57,7 +57,13 @@ def test_the_paper_recipe_has_the_papers_numbers():
 
 def test_the_larger_recipe_differs_where_it_says():
     small, large = loader.load("unified/janus-pro-1b"), loader.load("unified/janus-pro-7b")
-    assert set(loader.diff(small, large)) == {"name", "notes", "model.checkpoint", "train.micro_batch_size"}
+    assert set(loader.diff(small, large)) == {
+        "name",
+        "notes",
+        "model.checkpoint",
+        "train.micro_batch_size",
+        "distributed.strategy",
+    }
     assert "Extrapolated" in large.notes
 
 
@@ -167,6 +173,39 @@ def test_faults_between_sections_come_at_once():
         "rewards.t2i: no reward for a task of train.tasks; give one, or leave the task out of train.tasks",
         "algo.credit: joint needs both tasks in every step, to be rewarded in pairs; use per_task",
     ]
+
+
+def test_a_draft_has_what_can_be_read_and_tells_what_cannot():
+    overrides = [
+        "sampling.group_size=1",
+        "rewards.t2i.cycle.weight=two",
+        "train.tasks=[t2i, paint]",
+        "train.batch_size=7",
+    ]
+    draft = loader.examine("world/unified", [*overrides, "optim.lr=[1"])
+    assert len(draft.faults) == 4
+    assert (draft.recipe.sampling.group_size, draft.recipe.train.batch_size) == (8, 7)
+    assert [spec.name for spec in draft.recipe.rewards.t2i] == ["cycle", "matching"]
+    assert draft.recipe.train.tasks == ["t2i", "mm2t"]
+    assert draft.tells("train.batch_size", "data", "rewards.mm2t")
+    for key in ("train", "train.tasks", "sampling.group_size", "rewards", "optim.lr"):
+        assert not draft.tells(key), key
+
+
+def test_faults_between_sections_join_the_others_unless_they_follow_from_them():
+    alone = ["train.tasks=[t2i]", "algo.credit=joint"]
+    assert [line.partition(":")[0] for line in loader.examine("world/unified", [*alone, "seed=x"]).faults] == [
+        "seed",
+        "algo.credit",
+    ]
+    assert len(loader.examine("world/unified", [*alone, "algo.credit=none"]).faults) == 1
+
+
+def test_a_recipe_without_a_single_sound_key_is_examined(tmp_path):
+    path = write(tmp_path / "r.yaml", "name: [1]\nmodel: 3\nrewards: {t2i: [{weight: 2}]}\n1: 2\n")
+    draft = loader.examine(path)
+    assert len(draft.faults) == 4
+    assert draft.recipe.model.checkpoint == "world"
 
 
 def test_a_missing_name_is_named(tmp_path):

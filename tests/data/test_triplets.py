@@ -149,4 +149,62 @@ def test_data_without_any_question_say_how_to_train_on_them(tmp_path: Path, part
     assert len(load(data, seed=0, tasks=["t2i"])) == 1
     with pytest.raises(UsageError, match="has question and answer, which mm2t needs") as caught:
         load(data, seed=0, tasks=["t2i", "mm2t"])
-    assert "train.tasks='[t2i]'" in str(caught.value.hint)
+    assert "corl train separate --task t2i" in str(caught.value.hint)
+
+
+def write(folder: Path, **columns: list[str]) -> Data:
+    """A table with an image in each row and these columns."""
+    rows = len(next(iter(columns.values())))
+    kinds = {"image": Image()} | {name: Value("string") for name in columns}
+    path = folder / f"{'-'.join(columns)}.parquet"
+    pictures = [Pictures.new("RGB", (8, 8))] * rows
+    Dataset.from_dict({"image": pictures, **columns}, features=Features(kinds)).to_parquet(path)
+    return Data(path=str(path))
+
+
+def test_only_the_columns_of_the_tasks_are_needed(tmp_path: Path) -> None:
+    drawn = write(tmp_path, prompt=["a wall"])
+    triplet = load(drawn, seed=0, tasks=["t2i"])[0]
+    assert (triplet.prompt, triplet.question, triplet.answer, triplet.solution) == ("a wall", "", "", "")
+    with pytest.raises(UsageError, match=r"lacks question .* answer .* answer_type"):
+        load(drawn, seed=0, tasks=["mm2t"])
+    asked = write(tmp_path, question=["What?"], answer=["A"], answer_type=["mc"])
+    assert load(asked, seed=0, tasks=["mm2t"])[0].prompt == ""
+    with pytest.raises(UsageError, match="lacks prompt"):
+        load(asked, seed=0, tasks=["t2i", "mm2t"])
+
+
+def test_a_table_without_types_is_of_the_one_type_that_is_trained(tmp_path: Path) -> None:
+    data = write(tmp_path, question=["What?"], answer=["A"])
+    with pytest.raises(UsageError, match="lacks answer_type"):
+        load(data, seed=0, tasks=["mm2t"])
+    for kind in ("mc", "oe"):
+        single = data.model_copy(update={"answer_types": [kind]})
+        assert load(single, seed=0, tasks=["mm2t"], answer_types=[kind])[0].answer_type == kind  # type: ignore[list-item]
+
+
+def test_questions_of_one_type_are_chosen_before_the_limit(tmp_path: Path) -> None:
+    data = write(tmp_path, question=["a", "b", "c", "d"], answer=["x"] * 4, answer_type=["MC", "oe", "oe", "mc"])
+    assert [t.question for t in load(data, seed=0, tasks=["mm2t"], answer_types=["mc"])] == ["a", "d"]
+    assert [t.question for t in load(data, seed=0, limit=1, tasks=["mm2t"], answer_types=["oe"])] == ["b"]
+    trained = data.model_copy(update={"answer_types": ["mc"]})
+    assert len(load(trained, seed=0, tasks=["mm2t"])) == 4, "held-out items are not filtered"
+    none = write(tmp_path, question=["a"], answer=["x"], answer_type=["mc"])
+    with pytest.raises(UsageError, match="is of type oe"):
+        load(none, seed=0, tasks=["mm2t"], answer_types=["oe"])
+
+
+def test_the_world_gives_as_many_questions_of_one_type() -> None:
+    whole = load(Data(limit=6), seed=0)
+    multiple, open_ended = (load(Data(limit=6), seed=0, answer_types=[kind]) for kind in ("mc", "oe"))  # type: ignore[list-item]
+    assert len(multiple) == len(open_ended) == 6
+    assert {t.answer_type for t in multiple} == {"mc"}
+    assert [t.id for t in multiple[:3]] == [t.id for t in whole[::2]]
+    assert [t.id for t in open_ended[:3]] == [t.id for t in whole[1::2]]
+
+
+def test_a_column_of_solutions_is_read_where_there_is_one(tmp_path: Path) -> None:
+    data = write(tmp_path, question=["What?"], answer=["A"], answer_type=["mc"], worked=["<think>b</think>"])
+    assert load(data, seed=0, tasks=["mm2t"])[0].solution == ""
+    named = data.model_copy(update={"columns": {"solution": "worked"}})
+    assert load(named, seed=0, tasks=["mm2t"])[0].solution == "<think>b</think>"
