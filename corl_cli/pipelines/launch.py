@@ -77,8 +77,7 @@ def _launch(num_processes: int, argv: Sequence[str]) -> NoReturn:
     words += ["--main_process_port=0", "--mixed_precision=no", "--dynamo_backend=no"]
     arguments = launch_command_parser().parse_args([*words, "--module", "corl_cli", *argv])
     os.environ.setdefault("TORCH_ELASTIC_SHUTDOWN_TIMEOUT", str(SAVING))
-    for name in ("torch.distributed.elastic", "torch.distributed.run"):
-        logging.getLogger(name).setLevel(logging.CRITICAL)  # the processes speak for themselves
+    logging.disable()  # the processes speak for themselves
     try:
         launch_command(arguments)
     except ChildFailedError as error:
@@ -144,7 +143,7 @@ def watching() -> Iterator[None]:
     except BaseException as error:
         watch.stop()
         lost = "by peer" in str(error)  # gloo's words: connection closed, or reset, by peer
-        watch.tell(cause := _lost() if lost else error)
+        watch.tell(cause := _lost() if lost else error, patience=POLL if lost else PATIENCE)
         if lost:
             raise cause from error
         raise
@@ -170,12 +169,14 @@ class Watch:
         self.done.set()
         self.thread.join()
 
-    def tell(self, error: BaseException) -> None:
-        """Say why this process ends, unless another has said so before, and wait until the others know."""
+    def tell(self, error: BaseException, patience: float) -> None:
+        """Say why this process ends, unless another has said so before, and wait `patience` seconds at most until the
+        others know.
+        """
         own = json.dumps(_failure(error))
         try:
             self.store.compare_set("failure", "", own)
-            read, until = self.store.add("read", 1), time.monotonic() + PATIENCE
+            read, until = self.store.add("read", 1), time.monotonic() + patience
             while read < self.processes and time.monotonic() < until:
                 time.sleep(POLL / 4)
                 read = self.store.add("read", 0)

@@ -91,7 +91,7 @@ class Trainer:
         rollouts, rewards = roll(self.batches[step])
         if since <= 1:  # once more after an update: a sampler with stale weights shows only then
             for rollout in rollouts.values():
-                identity = check_identity(self.score, rollout, self.recipe.model.dtype)
+                identity = check_identity(self.score, rollout, self.recipe.model.dtype, self._score_alone)
                 self.journal.identity(step + 1, identity, aloud=since == 0)
         replaced = 0
         if self.recipe.algo.dynamic_sampling:
@@ -143,6 +143,9 @@ class Trainer:
         """Log-probs [N, L] by the learner's own forward pass, or by another policy's, a micro-batch at a time."""
         scorer = scorer or self.strategy.learner
         return torch.cat([scorer(rollout.select(chosen)).logps for chosen in self.updater.chunks(rollout)])
+
+    def _score_alone(self, rollout: Rollout) -> Tensor:
+        return self.score(rollout, self.strategy.actor)
 
     @contextmanager
     def timed(self, phase: str) -> Iterator[None]:

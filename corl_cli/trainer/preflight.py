@@ -28,8 +28,16 @@ class Identity:
     largest: float
 
 
-def check_identity(score: Callable[[Rollout], Tensor], rollout: Rollout, dtype: str) -> Identity:
-    """Compare the log-probs [N, L] that `score` gives; CorlError naming the likely cause when they differ."""
+def check_identity(
+    score: Callable[[Rollout], Tensor],
+    rollout: Rollout,
+    dtype: str,
+    alone: Callable[[Rollout], Tensor] | None = None,
+) -> Identity:
+    """Compare the log-probs [N, L] that `score` gives; CorlError naming the likely cause when they differ.
+
+    The cause is looked for with `alone`, where `score` needs other processes, which may have found nothing.
+    """
     assert rollout.logps is not None
     scored = score(rollout)
     mask = rollout.completion_mask.bool()
@@ -43,7 +51,7 @@ def check_identity(score: Callable[[Rollout], Tensor], rollout: Rollout, dtype: 
     )
     mean, quantile = (bound * _spread(rollout) for bound in BOUNDS[dtype])
     if found.mean > mean or found.quantile > quantile:
-        cold = score(replace(rollout, sampling=replace(rollout.sampling, temperature=1.0)))
+        cold = (alone or score)(replace(rollout, sampling=replace(rollout.sampling, temperature=1.0)))
         raise CorlError(
             f"The {rollout.task} log-probs that the trainer scores are not those that the sampler recorded: "
             f"they differ by {found.mean:.2g} nats a token (at most {found.largest:.2g}).",
