@@ -39,7 +39,7 @@ def measure(recipe: Recipe, checkpoint: str) -> list[Scores]:
     `checkpoint` is what `model.checkpoint` may be. The noise is the same for every checkpoint, so two of them compare
     item by item. UsageError when the recipe has no probes.
     """
-    accelerator = Accelerator(cpu=not torch.cuda.is_available(), mixed_precision="no")
+    accelerator = join()
     bare = recipe.model_copy(update={"rewards": Rubrics(), "algo": recipe.algo.model_copy(update={"beta": 0.0})})
     reference = None
     if build.needs_reference(bare):  # the recipe's start for every checkpoint, so that all have the same judge
@@ -55,6 +55,11 @@ def measure(recipe: Recipe, checkpoint: str) -> list[Scores]:
             for name in dict.fromkeys(row.score for row in rows)
         ]
     return found
+
+
+def join() -> Accelerator:
+    """This process among the others of its launcher, as in training."""
+    return Accelerator(cpu=not torch.cuda.is_available(), mixed_precision="no")
 
 
 def probes(

@@ -84,6 +84,7 @@ def open_study(kind: str, recipe: Recipe, out: Path | None, *, resume: bool, com
 
     UsageError when `out` exists and `resume` is not asked for, or when it holds another study or another recipe.
     """
+    launch.check(recipe)
     _check(STUDIES[kind](recipe))
     return _on_main(lambda: _open(kind, recipe, out, resume, command))
 
@@ -245,7 +246,7 @@ def _stopping(kind: str, folder: Path) -> Iterator[None]:
 
 def _on_main(act: Callable[[], T]) -> T:
     """Let the main process act, and all processes have what came of it, or its error."""
-    state = PartialState()
+    state = abilities.join()
     outcome: list[T | CorlError | None] = [None]
     if state.is_main_process:
         try:

@@ -149,7 +149,8 @@ def corl(recipe: Recipe) -> Study:
             Arm(name=first, recipe=_arm(only, first, {"train": {"max_steps": steps}})),
             Arm(name=second, recipe=_refined(only, second, "t2i", steps), parents=(first,)),
         ]
-        rows.append(_row(f"{spec.name} reward only, two stages of drawing", second, abilities))
+        rows.append(_row(f"drawing rewarded by {spec.name} alone", second, abilities))
+    rows.append(_row("drawing rewarded by all", "corl-t2i", abilities))
     return _study("corl", arms, abilities, rows)
 
 

@@ -7,6 +7,7 @@ import json
 import textwrap
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
+from itertools import cycle
 from pathlib import Path
 from typing import Any
 
@@ -24,6 +25,7 @@ from corl_cli.scoring.bootstrap import Interval
 
 RESULTS, TABLE, FIGURE = "results.json", "table.md", "figure.png"
 MEAN = "mean"
+COLOURS = ("C0", "C1", "C2", "C3", "C4", "C5", "C6", "C8", "C9")  # of matplotlib; C7 is grey
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -201,10 +203,11 @@ def _draw_panel(axis: Any, lines: Sequence[Line], name: str) -> None:
     start, *others = lines
     level = start.cells[name].score.mean
     axis.axvline(level, color="0.5", linestyle="--", linewidth=1)
+    colours = cycle(COLOURS)
     for place, line in enumerate(others):
         cell = line.cells[name]
         low, high = (level + end for end in (cell.change.low, cell.change.high))
-        colour = "0.55" if ":" in line.title else f"C{place}"  # parts of a row above are pale
+        colour = "0.6" if ":" in line.title else next(colours)  # parts of a row above are pale
         axis.plot([low, high], [place, place], color=colour, linewidth=2.5, alpha=0.7, solid_capstyle="butt")
         axis.plot([cell.score.mean], [place], "o", color=colour, markersize=6)
     axis.set_yticks(range(len(others)), [line.title for line in others])
