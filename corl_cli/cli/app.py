@@ -16,6 +16,7 @@ from corl_cli.cli import (
     recipe,
     reward,
     reward_run,  # noqa: F401 (adds to reward)
+    study,
     train,
     world,
 )
@@ -61,6 +62,7 @@ app = typer.Typer(
 )
 app.command("prepare-data", epilog="Example: corl prepare-data --limit 500 --out data/first")(prepare.prepare_data)
 app.add_typer(train.app, name="train")
+app.add_typer(study.app, name="study")
 app.add_typer(reward.app, name="reward")
 app.add_typer(data.app, name="data")
 app.add_typer(recipe.app, name="recipe")
