@@ -12,6 +12,7 @@ from corl_cli.cli import (
     bench,
     data,
     doctor,
+    merge,
     prepare,
     recipe,
     reward,
@@ -62,6 +63,7 @@ app = typer.Typer(
 )
 app.command("prepare-data", epilog="Example: corl prepare-data --limit 500 --out data/first")(prepare.prepare_data)
 app.add_typer(train.app, name="train")
+app.command(epilog="Example: corl merge runs/t2i runs/mm2t --base world --out merged")(merge.merge)
 app.add_typer(study.app, name="study")
 app.add_typer(reward.app, name="reward")
 app.add_typer(data.app, name="data")

@@ -1,0 +1,235 @@
+"""Weights on disk, tensor by tensor: read by rows from safetensors or from adapters, and written as they come."""
+
+from __future__ import annotations
+
+import json
+import math
+import os
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from pathlib import Path
+from typing import Any, NamedTuple, Protocol
+
+import torch
+from safetensors import safe_open
+from torch import Tensor
+
+from corl_cli.core.errors import UsageError
+from corl_cli.core.run_dir import writing
+from corl_cli.models import lora
+
+WEIGHTS = "model.safetensors"
+INDEX = f"{WEIGHTS}.index.json"
+ADAPTERS = "adapter_config.json"  # marks a folder of adapters
+SHARD_BYTES = 2_000_000_000
+PIECE = 1 << 17  # entries read at once: few enough to stay in the processor's cache
+DTYPES = {
+    "F64": torch.float64,
+    "F32": torch.float32,
+    "F16": torch.float16,
+    "BF16": torch.bfloat16,
+    "I64": torch.int64,
+    "I32": torch.int32,
+    "I16": torch.int16,
+    "I8": torch.int8,
+    "U8": torch.uint8,
+    "BOOL": torch.bool,
+}
+CODES = {dtype: code for code, dtype in DTYPES.items()}
+
+
+class Spec(NamedTuple):
+    """Shape and type of a tensor."""
+
+    shape: tuple[int, ...]
+    dtype: torch.dtype
+
+    @property
+    def nbytes(self) -> int:
+        return math.prod(self.shape) * self.dtype.itemsize
+
+    def pieces(self) -> Iterator[slice]:
+        """Its rows, as many at once as have PIECE entries; a scalar is one row."""
+        rows = self.shape[0] if self.shape else 1
+        step = max(1, PIECE * rows // max(1, math.prod(self.shape)))
+        return (slice(start, min(start + step, rows)) for start in range(0, rows, step))
+
+
+class Weights(Protocol):
+    """Tensors by name that need not fit into memory."""
+
+    @property
+    def specs(self) -> Mapping[str, Spec]:
+        """Shape and type of each."""
+
+    def rows(self, name: str, rows: slice) -> Tensor:
+        """Some rows of a tensor, in its own type."""
+
+
+class Saved:
+    """The weights in a folder of transformers' format, one file or several with an index.
+
+    UsageError when the folder has none, lacks a shard, or holds a file that is damaged or no safetensors.
+    """
+
+    def __init__(self, folder: Path) -> None:
+        self._places: dict[str, tuple[Path, int]] = {}  # the file of each tensor, and where in it its bytes begin
+        self.specs: dict[str, Spec] = {}
+        for file in _files(folder):
+            length, header = _header(file)
+            for name, entry in header.items():
+                if entry["dtype"] not in DTYPES:
+                    raise UsageError(f"{file}: {name} is {entry['dtype']}, a type that corl does not read.")
+                self.specs[name] = Spec(tuple(entry["shape"]), DTYPES[entry["dtype"]])
+                self._places[name] = file, length + entry["data_offsets"][0]
+
+    def rows(self, name: str, rows: slice) -> Tensor:
+        """See Weights.rows."""
+        (path, begin), spec = self._places[name], self.specs[name]
+        row = spec.nbytes // (spec.shape[0] if spec.shape else 1)
+        values = bytearray(row * (rows.stop - rows.start))
+        with path.open("rb") as file:
+            file.seek(begin + row * rows.start)
+            file.readinto(values)
+        shape = (rows.stop - rows.start, *spec.shape[1:]) if spec.shape else ()
+        return torch.frombuffer(values, dtype=spec.dtype).view(shape)
+
+
+class Adapted:
+    """Weights with the change of a LoRA checkpoint on top, W + alpha / rank B A in float32.
+
+    A narrower type would round small changes away. UsageError when the adapters are of other weights, or are no LoRA.
+    """
+
+    def __init__(self, folder: Path, base: Weights) -> None:
+        self.base = base
+        self._alpha = float(_json(folder / ADAPTERS)["lora_alpha"])
+        self._factors: dict[str, tuple[Tensor, Tensor]] = {}
+        opened = _open(folder / "adapter_model.safetensors")
+        found = set(opened.keys())
+        odd = {key for key in found if not key.endswith((".lora_A.weight", ".lora_B.weight"))}
+        for key in found - odd:
+            if ".lora_B." in key:
+                continue
+            a, b = opened.get_tensor(key), opened.get_tensor(key.replace(".lora_A.", ".lora_B."))  # [r, in], [out, r]
+            name = key.removeprefix("base_model.model.").replace(".lora_A.", ".")
+            if name not in base.specs or base.specs[name].shape != (len(b), a.shape[1]):
+                raise UsageError(
+                    f"{folder} adapts {name}, which the weights it stands on lack or have in another shape."
+                )
+            self._factors[name] = a, b
+        if odd:
+            raise UsageError(f"{folder} holds {min(odd)}, which is no LoRA.", "Merge it with peft's merge_and_unload.")
+        self.specs = {
+            name: Spec(spec.shape, torch.promote_types(spec.dtype, torch.float32)) if name in self._factors else spec
+            for name, spec in base.specs.items()
+        }
+
+    def rows(self, name: str, rows: slice) -> Tensor:
+        """See Weights.rows."""
+        values = self.base.rows(name, rows)
+        if name not in self._factors:
+            return values
+        a, b = self._factors[name]
+        return values + lora.delta(a, b[rows], self._alpha, len(a))
+
+
+def write(folder: Path, specs: Mapping[str, Spec], pieces: Callable[[str], Iterable[Tensor]]) -> None:
+    """Write tensors to shards of at most SHARD_BYTES, or one larger tensor, with transformers' index if there are two.
+
+    `pieces` gives the rows of a tensor in order, in its type. The files are written front to back, so that no tensor
+    need be whole in memory; safetensors' own writer takes whole files.
+    """
+    shards = _shards(specs)
+    names = [f"model-{number:05d}-of-{len(shards):05d}.safetensors" for number in range(1, len(shards) + 1)]
+    names = names if len(shards) > 1 else [WEIGHTS]
+    for file, shard in zip(names, shards, strict=True):
+        _write(folder / file, {name: specs[name] for name in shard}, pieces)
+    if len(shards) > 1:
+        weight_map = {name: file for file, shard in zip(names, shards, strict=True) for name in shard}
+        index = {"metadata": {"total_size": sum(spec.nbytes for spec in specs.values())}, "weight_map": weight_map}
+        with writing(folder):
+            (folder / INDEX).write_text(json.dumps(index, indent=2, sort_keys=True) + "\n", encoding="utf-8")
+
+
+def _shards(specs: Mapping[str, Spec]) -> list[list[str]]:
+    """Names in order, as many to a shard as fit; wide types come first in each, so that all are aligned."""
+    shards: list[list[str]] = [[]]
+    size = 0
+    for name in sorted(specs):
+        if shards[-1] and size + specs[name].nbytes > SHARD_BYTES:
+            shards.append([])
+            size = 0
+        shards[-1].append(name)
+        size += specs[name].nbytes
+    return [sorted(shard, key=lambda name: -specs[name].dtype.itemsize) for shard in shards]
+
+
+def _write(path: Path, specs: Mapping[str, Spec], pieces: Callable[[str], Iterable[Tensor]]) -> None:
+    """One file: the header's length in 8 bytes, the header as JSON, padded to 8 bytes, then the tensors' bytes."""
+    header: dict[str, Any] = {"__metadata__": {"format": "pt"}}
+    offset = 0
+    for name, spec in specs.items():
+        offsets = [offset, offset + spec.nbytes]
+        header[name] = {"dtype": CODES[spec.dtype], "shape": list(spec.shape), "data_offsets": offsets}
+        offset += spec.nbytes
+    text = json.dumps(header).encode()
+    text += b" " * (-len(text) % 8)
+    with writing(path), path.open("wb") as file:
+        file.write(len(text).to_bytes(8, "little") + text)
+        for name in specs:
+            for piece in pieces(name):
+                file.write(raw(piece))
+        assert file.tell() == 8 + len(text) + offset, f"{path.name}: pieces do not make up their tensors"
+        file.flush()
+        os.fsync(file.fileno())
+
+
+def raw(tensor: Tensor) -> bytes:
+    """A tensor's bytes, row-major."""
+    return tensor.contiguous().reshape(-1).view(torch.uint8).numpy().tobytes()
+
+
+def _files(folder: Path) -> list[Path]:
+    if (folder / WEIGHTS).is_file():
+        return [folder / WEIGHTS]
+    if (folder / INDEX).is_file():
+        files = sorted({folder / shard for shard in _json(folder / INDEX).get("weight_map", {}).values()})
+        lost = [file.name for file in files if not file.is_file()]
+        if files and not lost:
+            return files
+        raise UsageError(f"{folder} lacks {', '.join(lost) or 'its shards'}.", "Copy or fetch it again.")
+    if any(folder.glob("pytorch_model*.bin*")):
+        raise UsageError(
+            f"{folder} holds pytorch_model.bin, which cannot be read piece by piece.",
+            "Convert it to safetensors: load it with transformers' from_pretrained, then save_pretrained.",
+        )
+    raise UsageError(
+        f"{folder} holds no weights ({WEIGHTS}).", "Give a corl run, or a checkpoint in transformers' format."
+    )
+
+
+def _header(file: Path) -> tuple[int, dict[str, Any]]:
+    """Where the tensors' bytes begin in a file, and what it says of each; safetensors itself checks that it is whole.
+
+    Its own reader maps the whole file into memory, and keeps what it has read.
+    """
+    _open(file)
+    with file.open("rb") as opened:
+        length = int.from_bytes(opened.read(8), "little")
+        header: dict[str, Any] = json.loads(opened.read(length))
+    return 8 + length, {name: entry for name, entry in header.items() if name != "__metadata__"}
+
+
+def _open(file: Path) -> Any:
+    try:
+        return safe_open(file, framework="pt")
+    except Exception as error:  # safetensors has an error of its own, and OSError
+        raise UsageError(f"{file} cannot be read: {str(error).splitlines()[0]}", "Copy or fetch it again.") from error
+
+
+def _json(file: Path) -> dict[str, Any]:
+    try:
+        found: dict[str, Any] = json.loads(file.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise UsageError(f"{file} cannot be read: {error}", "Copy or fetch it again.") from error
+    return found
