@@ -15,7 +15,7 @@ BLOCKS = re.findall(r"```sh\n(.*?)```", README, re.DOTALL)
 COMMANDS = [line.split("#")[0].strip() for block in BLOCKS for line in block.splitlines() if line.strip()]
 CORL = [command for command in COMMANDS if command.startswith("corl ")]
 EXPECTED = {
-    "corl train unified --recipe unified/janus-pro-1b --out runs/janus-pro-1b": (1, "cannot run here"),
+    "corl train unified --recipe unified/janus-pro-1b --out runs/janus-pro-1b": (2, "cannot run here"),
     "corl prepare-data --recipe prepare/stage1 --dry-run": (1, "data/raw/coco/train2017 is missing"),
     "corl recipe diff world/unified world/checker": (1, ""),  # they differ
 }  # what needs a network says so; everything else exits 0
