@@ -6,7 +6,6 @@ import os
 import statistics
 import tempfile
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
@@ -185,7 +184,7 @@ def _trainer(recipe: Recipe, size: str, steps: int, run: RunDir, accelerator: Ac
         display=meter,
         num_steps=2 * steps + 2,
     )
-    return Synchronised(
+    return Trainer(
         recipe=recipe,
         accelerator=accelerator,
         strategy=strategy,
@@ -196,18 +195,6 @@ def _trainer(recipe: Recipe, size: str, steps: int, run: RunDir, accelerator: Ac
         journal=journal,
         num_steps=2 * steps + 1,
     )
-
-
-class Synchronised(Trainer):
-    """The trainer with phases that end when the GPU has done their work."""
-
-    @contextmanager
-    def timed(self, phase: str) -> Iterator[None]:
-        """See Trainer.timed."""
-        with super().timed(phase):
-            yield
-            if torch.cuda.is_available():
-                torch.cuda.synchronize()
 
 
 @dataclass

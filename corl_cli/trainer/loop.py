@@ -149,9 +149,11 @@ class Trainer:
 
     @contextmanager
     def timed(self, phase: str) -> Iterator[None]:
-        """Add the seconds spent inside to one phase of the step."""
+        """Add the seconds spent inside, a GPU's included, to one phase of the step."""
         begun = time.perf_counter()
         yield
+        if torch.cuda.is_available():
+            torch.cuda.synchronize()
         self.seconds[phase] = self.seconds.get(phase, 0.0) + time.perf_counter() - begun
 
     def _deviation(self, rewards: Tensor) -> float:
