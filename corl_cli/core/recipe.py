@@ -5,6 +5,7 @@ from typing import Annotated, Any, Literal, Self
 
 from pydantic import BaseModel, ConfigDict, Field, Strict, field_validator, model_validator
 
+from corl_cli.core.agreement import disagreements
 from corl_cli.core.types import TASKS, AnswerType, Sampling, Scoring, Task
 
 # Strict, because pydantic otherwise takes True and "1" for 1.
@@ -368,24 +369,7 @@ class Recipe(Section):
 
     @model_validator(mode="after")
     def _agree(self) -> Self:
-        """Faults between sections, one line each."""
-        faults = [
-            f"rewards.{task}: no reward for a task of train.tasks; give one, or leave the task out of train.tasks"
-            for task in self.train.tasks
-            if self.train.method == "rl" and not getattr(self.rewards, task)
-        ]
-        if self.train.cycle and len(self.train.tasks) < len(TASKS):
-            faults.append("train.cycle: there are no turns with one task in train.tasks")
-        together = len(self.train.tasks) == len(TASKS) and self.train.method == "rl" and not self.train.cycle
-        if self.algo.credit != "per_task" and not together:
-            faults.append(
-                f"algo.credit: {self.algo.credit} needs both tasks in every step, to be rewarded in pairs; use per_task"
-            )
-        if self.checkpoint.best and not self.compared():
-            read = [name for task in TASKS if self.eval.probes for name in self.eval.probes.readings(task)]
-            known = ", ".join(read) or "nothing"
-            faults.append(f"checkpoint.best: {self.checkpoint.best} cannot be told; eval.probes.rewards read {known}")
-        if faults:
+        if faults := disagreements(self):
             raise ValueError("\n".join(faults))
         return self
 

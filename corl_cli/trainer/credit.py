@@ -57,3 +57,29 @@ def credit(
         task: (share * pair + (1 - share) * weights[task] * advantages(result.total, rows), rows)
         for task, result in rewards.items()
     }
+
+
+def contributions(
+    rewards: Mapping[Task, RewardResult], algo: Algo, group_size: int, deviation: Deviation = deviation
+) -> dict[Task, dict[str, Tensor]]:
+    """What each reward, as task/name, adds to the advantages [N] that `credit` gives a task; they add up to these."""
+
+    def parts(terms: Mapping[str, Tensor], rows: Tensor, weight: float = 1.0) -> dict[str, Tensor]:
+        spread = torch.nan
+        if algo.scale_advantages == "batch":
+            spread = deviation(torch.stack([*terms.values()]).sum(0).where(rows, torch.nan))
+        found = objective.contributions(terms, rows, group_size, algo.scale_advantages, spread)
+        return {name: weight * part for name, part in found.items()}
+
+    terms = {task: {f"{task}/{name}": term for name, term in own.terms.items()} for task, own in rewards.items()}
+    if len(rewards) == 1:
+        return {task: parts(terms[task], result.valid) for task, result in rewards.items()}
+    weights = {"t2i": 1.0, "mm2t": algo.mm2t_weight}
+    if algo.credit == "per_task":
+        return {task: parts(terms[task], result.valid, weights[task]) for task, result in rewards.items()}
+    rows = rewards["t2i"].valid & rewards["mm2t"].valid
+    summed = {name: weights[task] * term for task in rewards for name, term in terms[task].items()}
+    share = 1.0 if algo.credit == "joint" else algo.blend
+    pair = parts(summed, rows, share)
+    own = {task: parts(terms[task], rows, (1 - share) * weights[task]) for task in rewards}
+    return {task: {name: part + own[task].get(name, 0.0) for name, part in pair.items()} for task in rewards}

@@ -2,17 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any, Protocol
 
 import torch
 import torch.distributed as dist
 from torch import Tensor, nn
-from torch.distributed.checkpoint.state_dict import (
-    StateDictOptions,
-    get_optimizer_state_dict,
-    set_optimizer_state_dict,
-)
 from torch.optim import Optimizer
 
 from corl_cli.models.base import UnifiedPolicy
@@ -83,12 +78,28 @@ class Replicated:
 
     def save(self, optimizer: Optimizer) -> tuple[dict[str, Any], dict[str, Any]]:
         """See Strategy.save."""
-        options = StateDictOptions(full_state_dict=True, cpu_offload=True)
-        return self.policy.weights(), get_optimizer_state_dict(self.policy, optimizer, options=options)
+        return self.policy.weights(), optimizer_state(self.policy, optimizer)
 
     def restore(self, optimizer: Optimizer, state: dict[str, Any]) -> None:
         """See Strategy.restore."""
-        set_optimizer_state_dict(self.policy, optimizer, state, options=StateDictOptions(full_state_dict=True))
+        restore_optimizer(self.policy, optimizer, state)
+
+
+def optimizer_state(policy: nn.Module, optimizer: Optimizer) -> dict[str, dict[str, Tensor]]:
+    """The optimiser's state by parameters' names; none of parameters that no step has changed yet.
+
+    (torch's get_optimizer_state_dict would take a step to make some up, and refuse a state that lacks a parameter.)
+    """
+    names: dict[Tensor, str] = {parameter: name for name, parameter in policy.named_parameters()}
+    return {names[parameter]: dict(state) for parameter, state in optimizer.state.items()}
+
+
+def restore_optimizer(policy: nn.Module, optimizer: Optimizer, state: Mapping[str, Mapping[str, Tensor]]) -> None:
+    """Give the optimiser what `optimizer_state` returned."""
+    names = {parameter: name for name, parameter in policy.named_parameters()}
+    order = [names[parameter] for group in optimizer.param_groups for parameter in group["params"]]
+    known = {place: dict(state[name]) for place, name in enumerate(order) if name in state}
+    optimizer.load_state_dict(optimizer.state_dict() | {"state": known})
 
 
 @torch.no_grad()

@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import json
-import resource
 import signal
-import sys
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
@@ -105,8 +103,9 @@ class Journal:
                 "save": self.recipe.checkpoint.every,
             }.items()
         }
-        self._write({"step": step, **metrics, "memory/peak_gib": _peak_gib(), "seconds": self.seconds})
-        self.accelerator.log(dict(metrics), step=step)
+        metrics = {**metrics, "seconds": self.seconds}
+        self._write({"step": step, **metrics})
+        self.accelerator.log(metrics, step=step)
         self.display.step(step, metrics)
         self._warn(step, metrics, skipped)
         readings = self._probe(step) if due["probe"] else []
@@ -213,11 +212,3 @@ class Journal:
             return  # a launcher passes SIGTERM on after a Ctrl-C: the first signal says why
         self.stop = number
         self.display.say(f"{signal.Signals(number).name}: finishing this step, then saving")
-
-
-def _peak_gib() -> float:
-    """The most memory this process has held so far: the GPU's where there is one."""
-    if torch.cuda.is_available():
-        return torch.cuda.max_memory_allocated() / 2**30
-    unit = 1 if sys.platform == "darwin" else 1024  # getrusage counts bytes there, KiB elsewhere
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit / 2**30

@@ -72,7 +72,9 @@ class Trainer:
                 batch, found = self.imitate(self.batches[step], tasks), {}
             with self.timed("update"):
                 found |= self.updater.update(batch, step)
-            found |= measured.finish(gather_object([measured.summarise(batch, self.recipe, self.seconds)]))
+            found |= measured.finish(
+                gather_object([measured.summarise(batch, self.recipe, self.seconds, self._deviation)])
+            )
             found |= {f"time/{phase}": value for phase, value in self.seconds.items()}
             self.journal.step(step + 1, found, batch, skipped=self.updater.skipped)
 

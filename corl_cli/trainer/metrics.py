@@ -7,7 +7,8 @@ are added up first and divided once.
 from __future__ import annotations
 
 import math
-from collections import defaultdict
+import resource
+import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
@@ -17,7 +18,7 @@ from torch import Tensor
 from corl_cli.core.recipe import Recipe
 from corl_cli.core.types import Experience, RewardResult, Task
 from corl_cli.scoring import groups
-from corl_cli.trainer import objective
+from corl_cli.trainer.credit import Deviation, contributions, deviation
 from corl_cli.trainer.rollout import Recorded
 
 
@@ -64,9 +65,14 @@ class Summary:
 Summaries = dict[str, Summary]
 
 
-def summarise(batch: Mapping[Task, Experience], recipe: Recipe, seconds: Mapping[str, float]) -> Summaries:
+def summarise(
+    batch: Mapping[Task, Experience],
+    recipe: Recipe,
+    seconds: Mapping[str, float],
+    deviation: Deviation = deviation,
+) -> Summaries:
     """Rewards, groups, lengths, shares and speed of this process' part of a step, whose phases took `seconds`."""
-    found: Summaries = {}
+    found: Summaries = {"memory/peak_gib": Summary.of(torch.tensor([_peak_gib()]))}
     tokens = 0
     for task, experience in batch.items():
         mask = experience.rollout.completion_mask
@@ -78,7 +84,7 @@ def summarise(batch: Mapping[Task, Experience], recipe: Recipe, seconds: Mapping
         found |= _of_rewards(task, experience, experience.rewards)
     if recipe.train.method == "sft":
         return found
-    covariances, variances = _covariances(batch, recipe)
+    covariances, variances = _covariances(batch, recipe, deviation)
     found |= {f"share/{name}": Summary(variances[name], value) for name, value in covariances.items()}
     return found | {"tokens_per_second": Summary(1.0, tokens / seconds["rollout"])} if "rollout" in seconds else found
 
@@ -95,15 +101,18 @@ def finish(parts: Sequence[Summaries]) -> dict[str, float]:
             metrics[f"reward_std/{name.removeprefix('reward/')}"] = summary.deviation
         if name == "length/mm2t":
             metrics |= {"length_min/mm2t": summary.low, "length_max/mm2t": summary.high}
+        if name == "memory/peak_gib":
+            metrics[name] = summary.high  # of the process that needs most
         if name == "tokens_per_second":
             metrics[name] = summary.total  # of all processes together
     return metrics
 
 
 def shares(batch: Mapping[Task, Experience] | Mapping[Task, Recorded], recipe: Recipe) -> dict[str, float]:
-    """The share of each reward, as task/name, in the variance of the advantages that it feeds; they add up to 1.
+    """The share of each reward, as task/name, in the variance of its own task's advantages.
 
     The share of x in s is cov(x, s) / var(s): the reward that an advantage mostly follows is the one that is learnt.
+    Shares add up to 1 over what the advantages are made of: a task's rewards, or those of both tasks in pairs.
     NaN where no advantage differs from 0; negative for a reward that advantages go against.
     """
     covariances, variances = _covariances(batch, recipe)
@@ -140,31 +149,23 @@ def _zero_variance(values: Tensor, rows: Tensor, group_size: int) -> Summary:
 
 
 def _covariances(
-    batch: Mapping[Task, Experience] | Mapping[Task, Recorded], recipe: Recipe
+    batch: Mapping[Task, Experience] | Mapping[Task, Recorded], recipe: Recipe, deviation: Deviation = deviation
 ) -> tuple[dict[str, float], dict[str, float]]:
-    """Of each reward, as task/name: its covariance with the advantages that it feeds, and their variance."""
-    lambdas = {"t2i": 1.0, "mm2t": recipe.algo.mm2t_weight}
-    terms = {
-        task: {f"{task}/{name}": lambdas[task] * term for name, term in experience.rewards.terms.items()}
-        for task, experience in batch.items()
-        if experience.rewards is not None
-    }
-    rows = {task: experience.rows for task, experience in batch.items()}
-    algo, pairs = recipe.algo, len(batch) == 2
-    fed = []  # terms of one sum, the rows that count, and how much of the advantage it is
-    if pairs and algo.credit != "per_task":
-        both = rows["t2i"] & rows["mm2t"]
-        fed.append((terms["t2i"] | terms["mm2t"], both, 1.0 if algo.credit == "joint" else algo.blend))
-    if not pairs or algo.credit != "joint":
-        own = 1 - algo.blend if pairs and algo.credit == "blend" else 1.0
-        fed += [(terms[task], rows[task], own) for task in terms]
-    covariances: dict[str, float] = defaultdict(float)
-    variances: dict[str, float] = defaultdict(float)
-    for addends, counted, weight in fed:
-        found, variance = objective.covariances(
-            addends, counted, recipe.sampling.group_size, scale=algo.scale_advantages == "group"
-        )
-        for name, value in found.items():
-            covariances[name] += weight * value
-            variances[name] += weight * variance
+    """Of each reward, as task/name: its covariance with its task's advantages, and their variance."""
+    rewards = {task: experience.rewards for task, experience in batch.items() if experience.rewards is not None}
+    covariances: dict[str, float] = {}
+    variances: dict[str, float] = {}
+    for task, parts in contributions(rewards, recipe.algo, recipe.sampling.group_size, deviation).items():
+        advantages = torch.stack([*parts.values()]).sum(0)
+        own = {name: part for name, part in parts.items() if name.startswith(f"{task}/")}
+        covariances |= {name: float((part * advantages).sum()) for name, part in own.items()}
+        variances |= dict.fromkeys(own, float(advantages.square().sum()))
     return covariances, variances
+
+
+def _peak_gib() -> float:
+    """The most memory this process has held so far: the GPU's where there is one."""
+    if torch.cuda.is_available():
+        return torch.cuda.max_memory_allocated() / 2**30
+    unit = 1 if sys.platform == "darwin" else 1024  # getrusage counts bytes there, KiB elsewhere
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit / 2**30

@@ -4,6 +4,7 @@ Shapes: N = B * G rows, group-major; L completion tokens. `rows` [N] says which 
 whatever the reason, is in no sum and in no number that a sum is divided by.
 """
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Literal
 
@@ -104,20 +105,16 @@ def token_weights(mask: Tensor, rows: Tensor, reduction: Reduction, counts: Coun
             return counted / max(1.0, counts.tokens)
 
 
-def covariances(
-    terms: dict[str, Tensor], rows: Tensor, group_size: int, *, scale: bool = True
-) -> tuple[dict[str, float], float]:
-    """Of each term [N] of a summed reward, its covariance with the sum's advantages; and the variance of these.
-
-    Both are sums over rows, so that they add up over processes, and the covariances add up to the variance. With
-    `scale` each group is divided by the deviation of its sum, as its advantages are.
-    """
-    total = torch.stack([*terms.values()]).sum(0)
-    advantages = standardise(total, rows, group_size, scale=scale).double()
-    centred = standardise(total, rows, group_size, scale=False).double()
-    scaling = (advantages / centred).nan_to_num(0.0, 0.0, 0.0)  # one over the group's deviation; 0 where nothing varies
-    found = {
-        name: float((standardise(term, rows, group_size, scale=False) * scaling * advantages).sum())
-        for name, term in terms.items()
-    }
-    return found, float(advantages.square().sum())
+def contributions(
+    terms: Mapping[str, Tensor],
+    rows: Tensor,
+    group_size: int,
+    scale: Scale = "group",
+    deviation: float = torch.nan,
+) -> dict[str, Tensor]:
+    """What each term [N] of a summed reward adds to the sum's advantages, in float64; they add up to these."""
+    total = torch.stack([*terms.values()]).sum(0).double()
+    advantages = group_advantages(total, rows, group_size, scale, deviation)
+    scaling = advantages / standardise(total, rows, group_size, scale=False)  # one over the deviation
+    scaling = scaling.nan_to_num(0.0, 0.0, 0.0)  # where nothing varies
+    return {name: scaling * standardise(term.double(), rows, group_size, scale=False) for name, term in terms.items()}

@@ -10,19 +10,14 @@ from typing import Any
 import torch
 import torch.distributed as dist
 from torch import Tensor, nn
-from torch.distributed.checkpoint.state_dict import (
-    StateDictOptions,
-    get_optimizer_state_dict,
-    set_optimizer_state_dict,
-)
 from torch.distributed.device_mesh import init_device_mesh
 from torch.distributed.fsdp import fully_shard
-from torch.distributed.tensor import DTensor
+from torch.distributed.tensor import DTensor, distribute_tensor
 from torch.optim import Optimizer
 from transformers.modeling_layers import GradientCheckpointingLayer
 
 from corl_cli.models.base import UnifiedPolicy
-from corl_cli.trainer.distributed import align
+from corl_cli.trainer.distributed import align, optimizer_state, restore_optimizer
 
 
 class Sharded:
@@ -78,12 +73,18 @@ class Sharded:
 
     def save(self, optimizer: Optimizer) -> tuple[dict[str, Any], dict[str, Any]]:
         """See Strategy.save."""
-        options = StateDictOptions(full_state_dict=True, cpu_offload=True)
-        return _whole(self.policy.weights()), get_optimizer_state_dict(self.policy, optimizer, options=options)
+        state = optimizer_state(self.policy, optimizer)
+        whole = {name: _whole(values) for name, values in state.items()}
+        return _whole(self.policy.weights()), {name: values for name, values in whole.items() if values}
 
     def restore(self, optimizer: Optimizer, state: dict[str, Any]) -> None:
         """See Strategy.restore."""
-        set_optimizer_state_dict(self.policy, optimizer, state, options=StateDictOptions(full_state_dict=True))
+        parameters = dict(self.policy.named_parameters())
+        shards = {
+            name: {key: _shard(value, parameters[name]) for key, value in values.items()}
+            for name, values in state.items()
+        }
+        restore_optimizer(self.policy, optimizer, shards)
 
 
 def _copy(policy: UnifiedPolicy, shared: set[nn.Parameter], dtype: torch.dtype) -> UnifiedPolicy:
@@ -106,6 +107,13 @@ def _layers(policy: nn.Module) -> list[nn.Module]:
 
 def _local(gradient: Tensor) -> Tensor:
     return gradient.to_local() if isinstance(gradient, DTensor) else gradient
+
+
+def _shard(value: Tensor, parameter: nn.Parameter) -> Tensor:
+    """This process' part of a value that is shaped like a sharded parameter; a step count is whole."""
+    if not isinstance(parameter, DTensor) or value.shape != parameter.shape:
+        return value
+    return distribute_tensor(value.to(parameter.device), parameter.device_mesh, parameter.placements)
 
 
 def _whole(weights: Mapping[str, Tensor]) -> dict[str, Tensor]:

@@ -36,29 +36,31 @@ class Updater:
     def update(self, batch: Mapping[Task, Experience], step: int) -> Metrics:
         """`num_iterations` optimiser steps on one batch; returns the metrics of the last.
 
-        A gradient that is not finite or explodes takes no step; CorlError after too many of them in a row.
+        A gradient that is not finite or explodes takes no step; CorlError after too many batches in a row of which no
+        step was taken.
         """
         optim = self.recipe.optim
         rate = learning_rate(optim, step, self.num_steps)
         for group in self.optimizer.param_groups:
             group["lr"] = rate
         due = (step + 1) % self.recipe.tracking.gradients_every == 0
-        for _ in range(self.recipe.algo.num_iterations):
+        taken = 0
+        for _ in range(iterations := self.recipe.algo.num_iterations):
             metrics = self.accumulate(batch, apart=due and len(batch) > 1)
             norm = self.strategy.clip(optim.max_grad_norm)
-            taken = math.isfinite(norm) and norm <= (optim.skip_above or math.inf)
-            self.skipped = 0 if taken else self.skipped + 1
-            if taken:
+            if math.isfinite(norm) and norm <= (optim.skip_above or math.inf):
                 self.optimizer.step()
+                taken += 1
             self.optimizer.zero_grad(set_to_none=True)
-            if self.skipped > optim.max_skipped:
-                raise CorlError(
-                    f"The gradient of step {step + 1} has norm {norm:.3g}, and the {optim.max_skipped} steps before it "
-                    "were skipped as well; the weights were left as they were.",
-                    "Lower optim.lr, or look at the rewards; checkpoints before this step are whole.",
-                )
+        self.skipped = 0 if taken else self.skipped + 1
+        if self.skipped > optim.max_skipped:
+            raise CorlError(
+                f"The gradient of step {step + 1} has norm {norm:.3g}, and the {optim.max_skipped} steps before it "
+                "were skipped as well; the weights were left as they were.",
+                "Lower optim.lr, or look at the rewards; checkpoints before this step are whole.",
+            )
         self.strategy.refresh()
-        return metrics | {"lr": rate, "grad_norm": norm, "skipped": float(self.skipped > 0)}
+        return metrics | {"lr": rate, "grad_norm": norm, "skipped": float(iterations - taken)}
 
     def accumulate(self, batch: Mapping[Task, Experience], *, apart: bool = False) -> Metrics:
         """Add up the gradients of all micro-batches and processes; `apart` also measures each task's own."""

@@ -440,3 +440,40 @@ def test_dynamic_sampling_gives_up_after_its_rounds(policy: JanusPolicy, tmp_pat
     trainer = make_trainer(policy, tmp_path, recipe, Flat)
     _, found = trainer.reinforce(0, ["t2i", "mm2t"], since=0)
     assert found["replaced"] == 8.0  # four triplets, twice
+
+
+def test_a_state_saved_before_a_task_had_its_turn_goes_on_exactly(policy: JanusPolicy, tmp_path: Path) -> None:
+    """Drawing leaves lm_head without a gradient, and so without a state of the optimiser."""
+    recipe = make_recipe(algo={"credit": "per_task"}, train={"cycle": {"every": 1}})
+    whole = make_trainer(policy, tmp_path, recipe)
+    whole.updater.update(whole.reinforce(0, ["t2i"], since=0)[0], 0)
+    weights, state = copy.deepcopy(whole.strategy.save(whole.optimizer))
+    names = {name for name, _ in whole.strategy.actor.named_parameters()}
+    assert set(state) < names
+    assert not any("lm_head" in name for name in state)
+    resumed = make_trainer(policy, tmp_path, recipe)
+    resumed.strategy.actor.model.load_state_dict(weights)  # type: ignore[attr-defined]
+    resumed.strategy.restore(resumed.optimizer, state)
+    for step, task in ((1, "mm2t"), (2, "t2i")):
+        for trainer in (whole, resumed):
+            trainer.updater.update(trainer.reinforce(step, [task], since=step)[0], step)  # type: ignore[list-item]
+    pairs = zip(whole.strategy.actor.parameters(), resumed.strategy.actor.parameters(), strict=True)
+    assert all(torch.equal(one, other) for one, other in pairs)
+
+
+def test_saving_changes_nothing(policy: JanusPolicy, tmp_path: Path) -> None:
+    trainer = make_trainer(policy, tmp_path, make_recipe())
+    assert trainer.strategy.save(trainer.optimizer)[1] == {}
+    assert not trainer.optimizer.state
+
+
+def test_iterations_that_are_skipped_are_counted_and_a_batch_of_them_is_one_in_a_row(
+    policy: JanusPolicy, tmp_path: Path
+) -> None:
+    recipe = make_recipe(algo={"num_iterations": 3}, optim={"skip_above": 1e-9, "max_skipped": 1})
+    trainer = make_trainer(policy, tmp_path, recipe)
+    batch = _batch(trainer)
+    assert trainer.updater.update(batch, 0)["skipped"] == 3.0
+    assert trainer.updater.skipped == 1
+    with pytest.raises(CorlError, match=r"step 2 has norm .*, and the 1 steps before it"):
+        trainer.updater.update(batch, 1)

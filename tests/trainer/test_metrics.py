@@ -1,6 +1,7 @@
 """Metrics are those of all rows, however the rows are dealt out to processes."""
 
 import math
+from dataclasses import replace
 
 import pytest
 import torch
@@ -113,9 +114,15 @@ def test_a_blends_shares_lie_between_those_of_pairs_and_of_tasks() -> None:
     for credit in ("joint", "blend", "per_task"):
         algo = RECIPE.algo.model_copy(update={"credit": credit})
         found[credit] = shares(batch, RECIPE.model_copy(update={"algo": algo}))
-    for name in ("t2i/a", "mm2t/b", "mm2t/c"):
+    for name in ("t2i/a", "mm2t/b"):
         ends = sorted([found["joint"][name], found["per_task"][name]])
         assert ends[0] <= found["blend"][name] <= ends[1]
+
+
+def test_answers_cut_off_stay_in_the_shares_as_in_the_baseline() -> None:
+    whole = experience("mm2t", {"a": [0.0, 1.0, 2.0, 5.0], "b": [3.0, 1.0, 0.0, 0.0]}, [4] * 4)
+    cut = replace(whole, rows=torch.tensor([True, False, True, False]))
+    assert shares({"mm2t": cut}, RECIPE) == shares({"mm2t": whole}, RECIPE)
 
 
 def test_nothing_has_no_mean() -> None:

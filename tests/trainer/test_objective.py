@@ -9,10 +9,11 @@ from hypothesis import strategies as st
 
 from corl_cli.core.recipe import Algo
 from corl_cli.core.types import RewardResult
+from corl_cli.trainer.credit import contributions as by_reward
 from corl_cli.trainer.credit import credit
 from corl_cli.trainer.objective import (
     Counts,
-    covariances,
+    contributions,
     group_advantages,
     joint_rewards,
     kl_divergence,
@@ -186,28 +187,39 @@ def test_a_row_that_does_not_count_is_as_if_it_were_not_there(reduction: str, ke
     assert torch.allclose(masked, without, atol=1e-6)
 
 
-def test_covariances_by_hand() -> None:
-    # s = x + y = [3, -3]: cov(x, s) = 1 * 3 + 1 * 3, cov(y, s) = 12, var(s) = 18
+def test_contributions_by_hand() -> None:
+    # s = x + y = [3, -3], std with Bessel 3 sqrt(2)
     terms = {"x": torch.tensor([1.0, -1.0]), "y": torch.tensor([2.0, -2.0])}
-    assert covariances(terms, ALL[:2], 2, scale=False) == ({"x": 6.0, "y": 12.0}, 18.0)
-    against = {"x": torch.tensor([1.0, -1.0]), "y": torch.tensor([3.0, -3.0]), "z": torch.tensor([-2.0, 2.0])}
-    assert covariances(against, ALL[:2], 2, scale=False) == ({"x": 4.0, "y": 12.0, "z": -8.0}, 8.0)
+    plain = contributions(terms, ALL[:2], 2, "none")
+    assert {name: part.tolist() for name, part in plain.items()} == {"x": [1.0, -1.0], "y": [2.0, -2.0]}
+    scaled = contributions(terms, ALL[:2], 2)
+    assert torch.allclose(scaled["y"], torch.tensor([2.0, -2.0]).double() / (3 * math.sqrt(2) + 1e-4))
+    batch = contributions(terms, ALL[:2], 2, "batch", 0.5)
+    assert torch.allclose(batch["x"], torch.tensor([1.0, -1.0]).double() / (0.5 + 1e-4))
 
 
-def test_scaled_groups_count_alike_whatever_their_spread() -> None:
-    """x decides one group of two and is ten times as loud: with scaling its share is one half all the same."""
-    terms = {"x": torch.tensor([10.0, -10.0, 0.0, 0.0]), "y": torch.tensor([0.0, 0.0, 1.0, -1.0])}
-    found, variance = covariances(terms, ALL, 2)
-    assert [found[name] / variance for name in "xy"] == pytest.approx([0.5, 0.5], abs=1e-3)
-    loud, whole = covariances(terms, ALL, 2, scale=False)
-    assert loud["x"] / whole == pytest.approx(100 / 101)
+def test_a_group_in_which_the_terms_cancel_contributes_nothing() -> None:
+    terms = {"x": torch.tensor([1.0, -1.0]), "y": torch.tensor([-1.0, 1.0])}
+    assert all(not part.any() for part in contributions(terms, ALL[:2], 2).values())
 
 
-@given(st.lists(st.floats(-10, 10, width=32), min_size=16, max_size=16), st.booleans())
-def test_covariances_add_up_to_the_variance(values: list[float], scale: bool) -> None:
-    terms = {"x": torch.tensor(values[:8]), "y": torch.tensor(values[8:])}
-    found, variance = covariances(terms, torch.tensor([True] * 7 + [False]), 4, scale=scale)
-    assert sum(found.values()) == pytest.approx(variance, rel=1e-3, abs=1e-4)
+@given(
+    st.lists(st.floats(-10, 10, width=16), min_size=16, max_size=16),
+    st.sampled_from(["group", "batch", "none"]),
+    st.sampled_from(["joint", "per_task", "blend"]),
+)
+def test_contributions_add_up_to_the_advantages_of_every_mode(values: list[float], scale: str, credit_by: str) -> None:
+    rewards = {}
+    for task, own in (("t2i", values[:8]), ("mm2t", values[8:])):
+        terms = {"x": torch.tensor(own) / 4, "y": torch.tensor(own[::-1])}
+        terms["y"][3] = math.nan if task == "t2i" else terms["y"][3]
+        total = terms["x"] + terms["y"]
+        rewards[task] = RewardResult(task=task, total=total, parts={}, valid=total.isfinite(), terms=terms)
+    algo = Algo(credit=credit_by, blend=0.3, scale_advantages=scale)
+    parts = by_reward(rewards, algo, 4)
+    for task, (advantages, _) in credit(rewards, algo, 4).items():
+        found = torch.stack([*parts[task].values()]).sum(0).float()
+        assert torch.allclose(found, advantages, atol=2e-3, rtol=1e-3)
 
 
 def _result(task: str, total: list[float]) -> RewardResult:
