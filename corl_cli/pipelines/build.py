@@ -127,6 +127,8 @@ def policy_class(family: str) -> type[UnifiedPolicy]:
 def locate(checkpoint: str) -> str:
     """Where weights are: the shipped tiny Janus for 'world', the newest checkpoint of a run or, for RUN@best, its best,
     else the name itself.
+
+    UsageError for a name that is neither a folder nor an id that the hub could have.
     """
     from corl_cli import world
     from corl_cli.trainer.checkpoint import best, complete
@@ -141,9 +143,29 @@ def locate(checkpoint: str) -> str:
         if not checkpoint.endswith("@best"):
             return str(saved[-1])
         if not (found := best(path / "checkpoints")):
-            raise CorlError(f"The run {path} did not say which is best.", f"Take its newest: {path}")
+            raise CorlError(
+                f"The run {path} has no best checkpoint: its recipe asked for none.",
+                f"Take its newest, {path}, or train with --set checkpoint.best=pareto",
+            )
         return str(found)
+    if not (checkpoint and Path(checkpoint).expanduser().is_dir()):
+        _check_id(checkpoint)
     return checkpoint
+
+
+def _check_id(checkpoint: str) -> None:
+    from huggingface_hub.utils import HFValidationError, validate_repo_id
+
+    run, at, _ = checkpoint.rpartition("@")
+    if at and (Path(run) / "recipe.yaml").exists():
+        raise UsageError(f"{checkpoint}: a run takes @best only.", f"Use {run}@best, or {run} for the newest.")
+    try:
+        validate_repo_id(checkpoint)
+    except HFValidationError as error:
+        raise UsageError(
+            f"'{checkpoint}' is neither a folder here nor the id of a model of the hub.",
+            "Give a corl run, RUN@best, a folder in transformers' format, or a hub id.",
+        ) from error
 
 
 def build_policy(model: Model, checkpoint: str | Path | None = None) -> UnifiedPolicy:
