@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from corl_cli.core.errors import UsageError
 from corl_cli.core.recipe import Recipe
@@ -13,7 +13,7 @@ from corl_cli.core.types import TASKS, AnswerType, Task
 class Kind:
     """One kind: the command that trains it, the recipe that it takes by itself, and what makes a recipe of this kind.
 
-    Tasks and answer types that are empty may be any.
+    Tasks and answer types that are empty may be any; `kl` asks for a KL to the start.
     """
 
     command: str
@@ -22,6 +22,7 @@ class Kind:
     tasks: tuple[Task, ...] = ()
     cycle: bool = False
     answer_types: tuple[AnswerType, ...] = ()
+    kl: bool = False
 
     def fits(self, recipe: Recipe) -> bool:
         """Whether a recipe is of this kind."""
@@ -31,14 +32,15 @@ class Kind:
             and (train.cycle is not None) == self.cycle
             and (not self.tasks or set(train.tasks) == set(self.tasks))
             and (not self.answer_types or set(types) == set(self.answer_types))
+            and (not self.kl or recipe.algo.beta > 0)
         )
 
 
 KINDS = [
     Kind(command="unified", recipe="world/unified", tasks=TASKS),
-    Kind(command="refined --task t2i", recipe="world/refined-t2i", tasks=("t2i",)),
-    Kind(command="refined --task mcq", recipe="world/refined-mcq", tasks=("mm2t",), answer_types=("mc",)),
-    Kind(command="refined --task oe", recipe="world/refined-oe", tasks=("mm2t",), answer_types=("oe",)),
+    Kind(command="refined --task t2i", recipe="world/refined-t2i", tasks=("t2i",), kl=True),
+    Kind(command="refined --task mcq", recipe="world/refined-mcq", tasks=("mm2t",), answer_types=("mc",), kl=True),
+    Kind(command="refined --task oe", recipe="world/refined-oe", tasks=("mm2t",), answer_types=("oe",), kl=True),
     Kind(command="separate --task t2i", recipe="world/separate-t2i", tasks=("t2i",)),
     Kind(command="separate --task mm2t", recipe="world/separate-mm2t", tasks=("mm2t",)),
     Kind(command="cycle", recipe="world/cycle", tasks=TASKS, cycle=True),
@@ -70,9 +72,11 @@ def check(recipe: Recipe, kinds: list[Kind]) -> Kind:
         return fitting
     asked = kinds[0].command if len(kinds) == 1 else kinds[0].command.partition(" ")[0]
     other = kind_of(recipe)
+    free = any(replace(kind, kl=False).fits(recipe) for kind in kinds)  # the KL is all that it lacks
+    remedy = "set algo.beta, which is 0.02 in the paper" if free else "leave --recipe out"
     raise UsageError(
-        f"The recipe {recipe.name} is not one for corl train {asked}: it {_what(recipe)}.",
-        f"Use corl train {other.command} --recipe …, or leave --recipe out." if other else f"See {kinds[0].recipe}.",
+        f"The recipe {recipe.name} is not one for corl train {asked}: it {_what(recipe)}{' without a KL' * free}.",
+        f"Use corl train {other.command} --recipe …, or {remedy}." if other else f"See {kinds[0].recipe}.",
     )
 
 

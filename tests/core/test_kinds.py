@@ -18,9 +18,23 @@ def test_every_shipped_recipe_has_a_command():
 
 
 def test_a_recipe_may_fit_several_commands():
-    recipe = load("world/separate-t2i")
+    recipe = load("world/refined-t2i")
     assert kinds.check(recipe, kinds.named("separate")).command == "separate --task t2i"
     assert kinds.check(recipe, kinds.named("refined")).command == "refined --task t2i"
+
+
+@pytest.mark.parametrize(
+    ("recipe", "changes", "other"),
+    [
+        ("world/separate-t2i", [], "separate --task t2i"),
+        ("world/refined-mcq", ["algo.beta=0"], "separate --task mm2t"),
+    ],
+)
+def test_to_refine_takes_a_kl(recipe, changes, other):
+    with pytest.raises(UsageError, match="without a KL") as caught:
+        kinds.check(load(recipe, changes), kinds.named("refined"))
+    assert f"corl train {other} --recipe" in caught.value.hint
+    assert "set algo.beta" in caught.value.hint
 
 
 @pytest.mark.parametrize(
