@@ -38,11 +38,11 @@ def merge(
 
         typer.echo(json.dumps(report, indent=2))
         return
+    _explain(report, given=base is not None)
     table([_row("group", group, readings) for group, readings in report["groups"].items()])
     if report["most_moved"]:
         typer.echo("\nThe tensors that moved most:")
         table([_row("tensor", name, report["tensors"][name]) for name in report["most_moved"]])
-    _explain(report)
     console().print(f"{out} holds the model, and merge.json the numbers. Use it with --from {out}", soft_wrap=True)
 
 
@@ -51,16 +51,18 @@ def _row(heading: str, name: str, readings: dict[str, Any]) -> dict[str, Any]:
     row: dict[str, Any] = {heading: name}
     for key, value in readings.items():
         if key.endswith("outside"):
-            row[key] = f"{value:.1%}"
+            row[key] = None if value is None else f"{value:.1%}"
         elif key != "group" and not isinstance(value, bool):
             row[key] = value
     return row
 
 
-def _explain(report: dict[str, Any]) -> None:
+def _explain(report: dict[str, Any], *, given: bool) -> None:
+    first = report["method"] == "linear" and not given
+    base = "A, as no --base was given" if first else report["base"]["name"]
     names = ", ".join(f"{label} = {model['name']}" for label, model in report["models"].items())
     console().print(
-        f"{report['method']}: {names}; base = {report['base']['name']}. Columns A, ... and merged: |w - base| / |base|"
+        f"{report['method']}: {names}; base = {base}. Columns A, ... and merged: |w - base| / |base|"
         + (", outside: share of entries added in full" if report["method"] == "gaussian" else "")
         + "; cosine: between the models' changes.",
         soft_wrap=True,

@@ -140,12 +140,17 @@ class Movement:
         return (self.products[first, second] / lengths).mean().item()
 
     def readings(self, labels: Sequence[str]) -> dict[str, Any]:
-        """Relative change of each model and of the merged one, shares outside the band, and the cosine."""
+        """Relative change of each model and of the merged one, shares outside the band, and the cosine.
+
+        A model that did not move has no share outside: None.
+        """
         found: dict[str, Any] = {label: self._ratio(index) for index, label in enumerate(labels)}
         found["merged"] = self.merged
         if self.outside is not None:
             shares = (self.outside.double() / max(1, self.entries)).tolist()
-            found |= {f"{label} outside": share for label, share in zip(labels, shares, strict=True)}
+            found |= {
+                f"{label} outside": share if found[label] else None for label, share in zip(labels, shares, strict=True)
+            }
         return found | {"cosine": self.cosine()}
 
 

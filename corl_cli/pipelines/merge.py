@@ -95,6 +95,7 @@ def check(
         faults.append(UsageError(f"{out} exists and is not empty.", "Choose another place with --out."))
     _refuse(faults)
     sources = opened[1:] if base else list(opened)
+    _refuse(list(_twice(sources)))
     if folds:
         opened.insert(0, ancestor(sources[0]))
     _refuse([fault for source in opened[1:] for fault in differences(opened[0], source)])
@@ -202,7 +203,7 @@ def _options(
             faults.append(
                 (
                     "One model alone is folded, without --base, --method, --weight or --scale.",
-                    "Name two or more models.",
+                    "Leave them out, or name a second model to merge.",
                 )
             )
         return [UsageError(*fault) for fault in faults]
@@ -214,14 +215,30 @@ def _options(
     if weights and method == "gaussian":
         faults.append(("--weight: gaussian merging has no weights.", "Use --method linear or task-arithmetic."))
     elif weights and len(weights) != num_models:
-        faults.append((f"--weight is given {len(weights)} times for {num_models} models.", "Give one for each."))
+        times = "once" if len(weights) == 1 else f"{len(weights)} times"
+        faults.append((f"--weight is given {times} for {num_models} models.", "Give one for each."))
     elif method == "linear" and weights and (min(weights) < 0 or sum(weights) == 0):
-        faults.append(("--weight: a mean has weights of at least 0, not all of them 0.", "--weight 1 --weight 3"))
+        faults.append(
+            (
+                "--weight: a mean has weights of at least 0, not all of them 0.",
+                "Give each model its share: --weight 1 --weight 3 is a quarter of the first.",
+            )
+        )
     if not all(map(math.isfinite, [*weights, scale or 0])):
         faults.append(("--weight and --scale are finite numbers.", ""))
     if scale is not None and method != "task-arithmetic":
         faults.append((f"--scale: {method} merging has none.", "It belongs to --method task-arithmetic."))
     return [UsageError(message, hint or None) for message, hint in faults]
+
+
+def _twice(sources: Sequence[Source]) -> Iterator[CorlError]:
+    names: dict[Path, str] = {}
+    for source in sources:
+        folder = source.folders[0].resolve()
+        if folder in names:
+            same = "" if names[folder] == source.name else f": it is {names[folder]}"
+            yield UsageError(f"{source.name} is given twice{same}.", "Name each model once; --weight makes it count.")
+        names[folder] = source.name
 
 
 def _refuse(faults: Sequence[CorlError]) -> None:

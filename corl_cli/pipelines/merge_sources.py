@@ -49,9 +49,12 @@ def _located(name: str) -> Path:
     try:
         return Path(snapshot_download(name, local_files_only=True))
     except Exception as error:  # no such id, or nothing of it in the cache: each has classes of its own
+        owner, _, model = name.partition("/")
+        of_hub = model and owner != "runs" and not Path(owner).is_dir()  # else it looks like a folder's name
+        fetch = f"; a model of the hub is fetched with hf download {name}" if of_hub else "."
         raise UsageError(
             f"{name} is neither a folder here nor in the hub's cache.",
-            f"Give a run or a checkpoint; a model of the hub is fetched with hf download {name}",
+            f"Give a run or a checkpoint{fetch}",
         ) from error
 
 

@@ -81,8 +81,11 @@ def test_gaussian_is_the_default_and_what_it_makes_can_be_loaded(two, tmp_path):
     assert {path.name for path in tmp_path.iterdir()} == {"a", "b", "out"}, "nothing else is left"
 
 
-def test_linear_of_one_model_with_itself_is_that_model(two, tmp_path):
-    report = merged(two[0], two[0], "--method", "linear", "--weight", 1, "--weight", 2, "--out", tmp_path / "out")
+def test_linear_of_one_model_with_its_copy_is_that_model(two, tmp_path):
+    shutil.copytree(two[0], tmp_path / "copy")
+    report = merged(
+        two[0], tmp_path / "copy", "--method", "linear", "--weight", 1, "--weight", 2, "--out", tmp_path / "out"
+    )
     ours, theirs = tensors(two[0]), tensors(tmp_path / "out")
     assert ours.keys() == theirs.keys()
     assert all(torch.equal(ours[name], theirs[name]) for name in ours)
@@ -131,6 +134,37 @@ def test_adapters_are_folded_and_merged(two, tmp_path):
     assert torch.allclose(tensors(tmp_path / "mean")[name], mean, atol=1e-6)
 
 
+def test_a_model_that_did_not_move_has_no_share_outside(two, tmp_path):
+    shutil.copytree(checkpoint(), tmp_path / "still")
+    report = merged(two[0], tmp_path / "still", "--base", "world", "--out", tmp_path / "out")
+    reading = report["tensors"]["lm_head.weight"]
+    assert (reading["B"], reading["B outside"]) == (0, None)
+    assert reading["A outside"] > 0.9, "sigma is 0: all of A is added in full"
+
+
+def test_without_a_base_changes_are_told_against_the_first_model(two, tmp_path):
+    result = run(*two, "--method", "linear", "--out", tmp_path / "out")
+    assert result.exit_code == 0
+    assert "base = A, as no --base was given" in result.output.partition("lm_head")[0]
+
+
+def test_a_model_given_twice_is_refused(two, tmp_path):
+    (tmp_path / "link").symlink_to(two[0])
+    result = run(*two, tmp_path / "link", "--base", "world", "--out", tmp_path / "out")
+    assert result.exit_code == 2
+    assert f"{tmp_path}/link is given twice: it is {two[0]}" in result.stderr
+
+
+@pytest.mark.parametrize(
+    ("name", "fetched"), [("/no/such", False), ("./here", False), ("runs/x", False), ("a/b", True)]
+)
+def test_only_what_may_be_on_the_hub_is_fetched_from_there(name, fetched, tmp_path):
+    result = run(name, "world", "--method", "linear", "--out", tmp_path / "out")
+    assert result.exit_code == 2
+    assert "is neither a folder here nor" in result.stderr
+    assert ("hf download" in result.stderr) == fetched
+
+
 def test_a_table_for_people(two, tmp_path):
     result = run(*two, "--base", "world", "--out", tmp_path / "out")
     assert result.exit_code == 0
@@ -146,7 +180,7 @@ def test_a_table_for_people(two, tmp_path):
         (["--out", "o"], "--method gaussian needs --base"),
         (["--out", "o", "--method", "task-arithmetic"], "--method task-arithmetic needs --base"),
         (["--out", "o", "--base", "world", "--weight", "1"], "gaussian merging has no weights"),
-        (["--out", "o", "--method", "linear", "--weight", "1"], "given 1 times for 2 models"),
+        (["--out", "o", "--method", "linear", "--weight", "1"], "given once for 2 models"),
         (["--out", "o", "--method", "linear", "--weight", "0", "--weight", "0"], "not all of them 0"),
         (["--out", "o", "--method", "linear", "--scale", "2"], "linear merging has none"),
         (["--out", "o", "--method", "task-arithmetic", "--base", "world", "--scale", "nan"], "finite"),
