@@ -104,19 +104,23 @@ def _show_alarms(found: Audit) -> None:
 
 
 def _show(found: Replay) -> None:
+    from corl_cli.pipelines.recordings import NEGATIVE_SHARE
+
     table(
         [
             {
                 "task": reward.task,
                 "reward": reward.reward,
                 "weight": _change(reward.weight_before, reward.weight_after),
-                "share of variance": _change(reward.share_before, reward.share_after),
+                "share of variance": _change(reward.share_before, reward.share_after, ".1%"),
                 "scores": reward.scores,
                 "largest difference": "-" if reward.largest_difference is None else f"{reward.largest_difference:.1e}",
             }
             for reward in found.rewards
         ]
     )
+    if any((share or 0) < 0 for reward in found.rewards for share in (reward.share_before, reward.share_after)):
+        typer.echo(f"{NEGATIVE_SHARE}.")
     typer.echo()
     table(
         [
@@ -161,13 +165,13 @@ def _json(found: Any) -> None:
     typer.echo(json.dumps(finite(asdict(found)), indent=2, ensure_ascii=False, allow_nan=False))
 
 
-def _change(before: float | None, after: float | None) -> str:
+def _change(before: float | None, after: float | None, style: str = ".3g") -> str:
     same = before is not None and after is not None and math.isclose(before, after, abs_tol=5e-4)
-    return _number(after) if same else f"{_number(before)} -> {_number(after)}"
+    return _number(after, style) if same else f"{_number(before, style)} -> {_number(after, style)}"
 
 
-def _number(value: float | None) -> str:
-    return "-" if value is None or math.isnan(value) else f"{value:.3g}"
+def _number(value: float | None, style: str = ".3g") -> str:
+    return "-" if value is None or math.isnan(value) else format(value, style)
 
 
 def _share(value: float) -> str:

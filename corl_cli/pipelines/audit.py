@@ -20,7 +20,7 @@ from corl_cli.core.progress import Progress
 from corl_cli.core.types import Task
 from corl_cli.pipelines.alarms import review
 from corl_cli.pipelines.evidence import Alarm, Evidence, Record, Seen
-from corl_cli.pipelines.recordings import Recordings, pooled, zero_variance
+from corl_cli.pipelines.recordings import NEGATIVE_SHARE, Recordings, pooled, zero_variance
 from corl_cli.pipelines.report import cancels, curves
 from corl_cli.scoring.agreement import correlation, tied_pairs
 from corl_cli.scoring.appearance import appearance
@@ -285,9 +285,7 @@ def _remarks(record: Record, whole: Mapping[Task, Recorded], rewards: Sequence[R
     if any(not recorded.rows.all() for recorded in whole.values()):
         found.append("A total is over the rows that every reward scored, a reward over all rows that it scored itself")
     if any((reward.share or 0) < 0 for reward in rewards):
-        found.append(
-            "A reward has a negative share where it goes against the advantages that all of them make together"
-        )
+        found.append(NEGATIVE_SHARE)
     return found
 
 

@@ -16,14 +16,28 @@ from corl_cli.core.types import RewardResult, Task
 from corl_cli.scoring import groups
 from corl_cli.trainer.rollout import ROWS, Recorded, read, recorded_steps
 
+NEGATIVE_SHARE = (
+    "A reward has a negative share where it goes against the advantages that all of them make together, "
+    "and others then have more than 100 %"
+)
+
 
 class Recordings:
     """Recorded steps of a run, all or one; CorlError when there are none, or none that can be read again."""
 
     def __init__(self, path: Path, step: int | None = None) -> None:
         self.run = RunDir(path)
+        if (path / "merge.json").is_file() and not self.run.recipe_file.is_file():
+            raise UsageError(
+                f"{path} is the result of corl merge, not a run.", "Name the run of one of its models; it records."
+            )
         self.recipe = self.run.recipe()
         self.steps = recorded_steps(self.run.rollouts)
+        if self.recipe.train.method == "sft":
+            raise UsageError(
+                f"The run {path} imitates: it samples nothing, so there are no rewards to look at.",
+                "Name a run that learns from rewards, such as one of corl train unified.",
+            )
         if not self.steps:
             raise CorlError(
                 f"The run {path} has no recorded rollouts.",

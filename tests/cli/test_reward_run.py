@@ -13,6 +13,7 @@ import pytest
 from typer.testing import CliRunner
 
 from corl_cli.cli.app import app
+from corl_cli.core.loader import dump, load
 
 SETTINGS = {
     "train.batch_size": 2,
@@ -106,6 +107,16 @@ def test_mistakes_are_one_line(run, tmp_path, words, code, message):
     assert done.exit_code == code
     assert message in done.stderr
     assert "hint:" in done.stderr
+
+
+@pytest.mark.parametrize("command", ["audit", "replay"])
+def test_what_has_no_rewards_says_why(tmp_path, command):
+    (tmp_path / "recipe.yaml").write_text(dump(load("world/sft")))
+    done = corl(command, tmp_path)
+    assert (done.exit_code, "imitates: it samples nothing" in done.stderr) == (2, True), done.stderr
+    (tmp_path / "recipe.yaml").rename(tmp_path / "merge.json")
+    done = corl(command, tmp_path)
+    assert (done.exit_code, "is the result of corl merge, not a run" in done.stderr) == (2, True), done.stderr
 
 
 def test_audit_goes_on_without_a_damaged_step_and_replay_names_it(run, tmp_path):
