@@ -1,7 +1,7 @@
 """`corl bench`: how fast corl is on this machine."""
 
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Literal
 
 import typer
 
@@ -52,7 +52,8 @@ def step(
         ),
     ] = [],  # noqa: B006 (typer copies it)
     size: Annotated[
-        str, typer.Option("--size", help="'world' (the tiny Janus), or random weights: small, janus-pro-1b.")
+        Literal["world", "small", "janus-pro-1b"],
+        typer.Option("--size", help="The tiny Janus of the world, or random weights of a size."),
     ] = "world",
     steps: Annotated[int, typer.Option("--steps", min=1, help="Steps that count, after one that does not.")] = 10,
     prompts: Annotated[
@@ -81,7 +82,7 @@ def step(
         console().print(
             f"{weights}, with the embedded world's tokenizer and data at {side(size)} pixels; rewards: likeness of "
             "pixels, matching, accuracy, format (what others cost: corl bench rewards). Seconds are means of "
-            f"{steps} steps; peak_gib has weights and optimiser in it.",
+            f"{steps} step{'s' * (steps > 1)}; peak_gib has weights and optimiser in it.",
             soft_wrap=True,
         )
 

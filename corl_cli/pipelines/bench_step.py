@@ -12,7 +12,7 @@ from pathlib import Path
 import torch
 from accelerate import Accelerator
 
-from corl_cli.core.errors import CorlError, UsageError
+from corl_cli.core.errors import CorlError
 from corl_cli.core.loader import load
 from corl_cli.core.progress import Progress
 from corl_cli.core.recipe import Recipe
@@ -79,8 +79,6 @@ def stages(names: Sequence[str], size: str, prompts: int | None, overrides: Sequ
 
     Without names those of the paper's two stages: unified, and refined for drawing with a KL to the frozen start.
     """
-    if size not in SIZES:
-        raise UsageError(f"There are no weights of size '{size}'.", f"Choose one of {', '.join(SIZES)}.")
     own = [*WORLD_DATA, *WEIGHTLESS, *([f"train.batch_size={prompts}"] if prompts else []), *overrides]
     changes = () if names else SIZES[size].changes
     return [load(name, [*changes, *own]) for name in names or SIZES[size].recipes]

@@ -144,9 +144,7 @@ def test_the_table_of_steps_says_what_was_random():
 def test_an_unknown_size_is_refused():
     result = CliRunner().invoke(app, ["bench", "step", "--size", "janus-pro-7b"])
     assert result.exit_code == 2
-    assert result.stderr == (
-        "error: There are no weights of size 'janus-pro-7b'.\nhint: Choose one of world, small, janus-pro-1b.\n"
-    )
+    assert "'janus-pro-7b' is not one of 'world', 'small', 'janus-pro-1b'" in result.stderr
 
 
 def test_adapters_alone_can_learn():
