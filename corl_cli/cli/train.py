@@ -8,7 +8,7 @@ import shlex
 import sys
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, get_type_hints
+from typing import TYPE_CHECKING, Annotated, Any, Literal, get_type_hints
 
 import typer
 
@@ -85,7 +85,14 @@ def _train(
 
     checks.check(draft, wanted, num_processes)
     loaded = draft.recipe
+    remarks = []
+    if resume and out and not (out / "recipe.yaml").exists():
+        remarks.append(f"There is no run in {out} yet: starting one.")
+    base = loaded.model.checkpoint
+    if command == "refined" and start is None and not Path(base.removesuffix("@best")).is_dir():
+        remarks.append(f"refined starts from {base}, not from a run of stage 1: --from RUN")
     if dry_run:
+        _say(*remarks)
         rows = plan.describe(loaded, kinds.check(loaded, wanted).command, num_processes or 1)
         table([rows] if as_json else [{"plan": key, "": value} for key, value in rows.items()], as_json=as_json)
         return
@@ -95,16 +102,15 @@ def _train(
         typer.echo(f"{run.path} is complete.", err=True)
     elif train.is_main_process():
         done = train.steps_done(run)
-        nothing = "nothing to resume yet, so from the start" if resume else f"from {loaded.model.checkpoint}"
-        state = f"going on after step {done}" if done else nothing
-        console().print(f"{loaded.name} in {run.path}, {state}", markup=False, soft_wrap=True)
+        state = f"going on after step {done}" if done else f"from {loaded.model.checkpoint}"
+        _say(*([] if done else remarks), f"{loaded.name} in {run.path}, {state}")
         with progress("training", plan.num_steps(loaded), done=done) as bar:
             train.train(loaded, run, Terminal(bar))
     else:
         train.train(loaded, run, Silent())
     if train.is_main_process():
         draw_curves(run)
-        _finish(run, summarise(run), as_json)
+        _finish(run, summarise(run), loaded.tracking.trackers, as_json)
 
 
 def _read(wanted: list[Kind], command: str, recipe: str | None, changes: list[str], resumed: Path | None) -> Draft:
@@ -146,7 +152,10 @@ def unified(**options: Any) -> None:
 @app.command(epilog="Example: corl train refined --task mcq --from runs/first --out runs/mcq")
 @_with_options
 def refined(
-    task: Annotated[str | None, typer.Option("--task", help="t2i, mcq (multiple choice) or oe (open-ended).")] = None,
+    task: Annotated[
+        Literal["t2i", "mcq", "oe"] | None,
+        typer.Option("--task", help="Drawing, multiple-choice or open-ended questions."),
+    ] = None,
     **options: Any,
 ) -> None:
     """Train one ability on, held near the start by a KL term (the paper's stage 2)."""
@@ -155,7 +164,10 @@ def refined(
 
 @app.command(epilog="Example: corl train separate --task t2i --out runs/t2i")
 @_with_options
-def separate(task: Annotated[str | None, typer.Option("--task", help="t2i or mm2t.")] = None, **options: Any) -> None:
+def separate(
+    task: Annotated[Literal["t2i", "mm2t"] | None, typer.Option("--task", help="Drawing or answering.")] = None,
+    **options: Any,
+) -> None:
     """Train one task alone (the paper's RL-Sep)."""
     _train("separate", task, **options)
 
@@ -181,7 +193,7 @@ class Terminal:
         self.bar = bar
 
     def say(self, line: str) -> None:
-        console().print(line, markup=False, soft_wrap=True)
+        _say(line)
 
     def step(self, step: int, metrics: Mapping[str, float]) -> None:
         rewards = [
@@ -210,7 +222,12 @@ class Silent:
     def readings(self, step: int, readings: Sequence[Reading]) -> None: ...
 
 
-def _finish(run: RunDir, summary: Any, as_json: bool) -> None:
+def _say(*lines: str) -> None:
+    for line in lines:
+        console().print(line, markup=False, soft_wrap=True)
+
+
+def _finish(run: RunDir, summary: Any, trackers: Sequence[str], as_json: bool) -> None:
     from dataclasses import asdict
 
     rows = [asdict(change) | {"change": change.after - change.before} for change in summary.changes]
@@ -231,8 +248,11 @@ def _finish(run: RunDir, summary: Any, as_json: bool) -> None:
             for row in rows
         ]
     )
-    typer.echo(f"{summary.step} steps in {summary.seconds:.0f} s, {summary.peak_gib:.2f} GiB at most.", err=True)
+    steps = f"{summary.step} step{'s' * (summary.step != 1)}"
+    typer.echo(f"{steps} in {summary.seconds:.0f} s, {summary.peak_gib:.2f} GiB at most.", err=True)
     typer.echo(f"Curves: {run.path / 'curves.png'}. Drawings and answers through time: {run.samples}.", err=True)
+    if "tensorboard" in trackers:
+        typer.echo(f"All numbers and pictures: tensorboard --logdir {shlex.quote(str(run.path))}", err=True)
     typer.echo(f"The model: {run.checkpoints}, to go on from it: --from {shlex.quote(str(run.path))}", err=True)
     if summary.best:
         typer.echo(f"The best: {summary.best}, to go on from it: --from {shlex.quote(f'{run.path}@best')}", err=True)

@@ -329,10 +329,13 @@ class TestBadInput:
         ("words", "told"),
         [
             (["refined"], "needs a task: t2i, mcq, oe"),
-            (["separate", "--task", "oe"], "has no task 'oe'"),
+            (["separate", "--task", "oe"], "'oe' is not one of 't2i', 'mm2t'"),
             (["unified", "--recipe", "world/cycle"], "corl train cycle"),
             (["unified", "--num-processes", "5"], "12 triplets cannot be shared evenly by 5 processes"),
             (["unified", "--from", "."], "there is no config.json in it"),
+            (["unified", "--from", "/no/such"], "'/no/such' is neither a folder here nor the id of a model"),
+            (["unified", "--from", ""], "'' is neither a folder here nor"),
+            (["unified", "--from", "x@best"], "'x@best' is neither a folder here nor"),
         ],
     )
     def test_a_command_that_cannot_be(self, tmp_path: Path, words: list[str], told: str) -> None:
@@ -348,6 +351,17 @@ class TestBadInput:
         done = corl("train", "refined", "--task", "oe", "--from", "run", "--dry-run", cwd=tmp_path)
         assert done.returncode == 2
         assert "The run run has no checkpoint yet" in done.stderr
+        done = corl("train", "unified", "--from", "run@newest", "--dry-run", cwd=tmp_path)
+        assert done.returncode == 2
+        assert "run@newest: a run takes @best only" in done.stderr
+
+    def test_what_a_new_run_begins_from_is_said(self, tmp_path: Path) -> None:
+        done = corl("train", "refined", "--task", "oe", "--out", "never", "--resume", "--dry-run", cwd=tmp_path)
+        assert done.returncode == 0, done.stderr
+        assert done.stderr.splitlines() == [
+            "There is no run in never yet: starting one.",
+            "refined starts from world, not from a run of stage 1: --from RUN",
+        ]
 
     def test_a_reward_that_is_not_a_number(self, tmp_path: Path) -> None:
         (tmp_path / "mine.py").write_text(
