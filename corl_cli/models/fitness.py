@@ -1,4 +1,4 @@
-"""Whether a Janus checkpoint can be trained, from everything in it but its weights."""
+"""Whether a Janus checkpoint can be trained, from everything in it but the numbers in its weights."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ import json
 from pathlib import Path
 from typing import Any
 
+from safetensors import SafetensorError, safe_open
 from transformers import AutoTokenizer, JanusConfig
 from transformers.utils import has_file
 
@@ -25,7 +26,10 @@ def check(path: str | Path) -> None:
     base = lora.base_of(path)
     if (kind := _kind(base)) != "janus":
         raise CorlError(f"{path} is no Janus: its config.json says {kind}.", HINT)
-    faults = [f"{path} {fault}" for fault in [*_weights(base), *_tokenizer(path, loading.read_config(path))]]
+    faults = [
+        f"{path} {fault}"
+        for fault in [*_weights(base), *_adapters(path, base), *_tokenizer(path, loading.read_config(path))]
+    ]
     if faults:
         raise CorlError("\n".join(faults), HINT)
 
@@ -42,12 +46,36 @@ def _weights(base: str) -> list[str]:
     """What is missing of the weights themselves."""
     if not any(has_file(base, name) for name in WEIGHTS):
         return [f"has no weights: there is no {WEIGHTS[0]} in it."]
-    index = Path(base) / WEIGHTS[1]
-    if not index.exists():  # one file, or a hub id, whose files come as one
+    folder = Path(base)  # there is none for a hub id, whose files come whole
+    if (folder / WEIGHTS[0]).exists():
+        return _unreadable(folder / WEIGHTS[0])
+    index = folder / WEIGHTS[1]
+    if not index.exists():
         return []
-    shards = sorted(set(json.loads(index.read_text(encoding="utf-8"))["weight_map"].values()))
-    missing = [name for name in shards if not (index.parent / name).exists()]
-    return [f"lacks {len(missing)} of {len(shards)} files of weights, {missing[0]} for one."] if missing else []
+    try:
+        shards = sorted(set(json.loads(index.read_text(encoding="utf-8"))["weight_map"].values()))
+    except (OSError, ValueError, LookupError, TypeError, AttributeError):
+        return [f"has a damaged {index.name}."]
+    missing = [name for name in shards if not (folder / name).exists()]
+    faults = [f"lacks {len(missing)} of {len(shards)} files of weights, {missing[0]} for one."] if missing else []
+    return faults + [fault for name in shards if name not in missing for fault in _unreadable(folder / name)]
+
+
+def _adapters(path: str | Path, base: str) -> list[str]:
+    """What is wrong with the file of adapters for a base that is elsewhere."""
+    if base == str(path) or not Path(path).is_dir():
+        return []
+    file = Path(path) / "adapter_model.safetensors"
+    return _unreadable(file) if file.exists() else [f"has no weights: there is no {file.name} in it."]
+
+
+def _unreadable(file: Path) -> list[str]:
+    """What is wrong with a file of safetensors by its header, which says how long the file is."""
+    try:
+        with safe_open(file, framework="pt"):
+            return []
+    except (SafetensorError, OSError) as error:
+        return [f"has a damaged {file.name}: {str(error).splitlines()[0]}."]
 
 
 def _tokenizer(path: str | Path, config: JanusConfig) -> list[str]:

@@ -48,7 +48,18 @@ def test_weights_that_are_missing(copy):
     index = {"weight_map": {"a": "one.safetensors", "b": "two.safetensors"}}
     (copy / "model.safetensors.index.json").write_text(json.dumps(index))
     (copy / "one.safetensors").touch()
-    assert "lacks 1 of 2 files of weights, two.safetensors for one" in refusal(copy)[0]
+    missing, empty = refusal(copy)
+    assert "lacks 1 of 2 files of weights, two.safetensors for one" in missing
+    assert "has a damaged one.safetensors" in empty
+    (copy / "model.safetensors.index.json").write_text("{}")
+    assert "has a damaged model.safetensors.index.json" in refusal(copy)[0]
+
+
+@pytest.mark.parametrize("share", [0, 0.5])
+def test_weights_that_are_damaged(copy, share):
+    file = copy / "model.safetensors"
+    file.write_bytes(file.read_bytes()[: int(share * file.stat().st_size)])
+    assert "has a damaged model.safetensors" in refusal(copy)[0]
 
 
 def test_every_misfit_has_a_line(copy):
