@@ -138,13 +138,11 @@ def replay(
 def changed(recordings: Recordings, overrides: Sequence[str], rewards: Sequence[str]) -> Recipe:
     """The run's recipe with the changes asked for; a `--reward` takes the place of all rewards of its task."""
     run = recordings.recipe
-    recipe = load(recordings.run.recipe_file, overrides)
-    for key in diff(run, recipe):
+    trained = f"It trained {' and '.join(run.train.tasks)}."
+    for key in (override.partition("=")[0] for override in overrides):
         if (task := key.removeprefix("rewards.").partition(".")[0]) in TASKS and task not in run.train.tasks:
-            raise UsageError(
-                f"{key} is of {task}, which the run {recordings.run.path} did not train.",
-                f"It trained {' and '.join(run.train.tasks)}.",
-            )
+            raise UsageError(f"{key} is of {task}, which the run {recordings.run.path} did not train.", trained)
+    recipe = load(recordings.run.recipe_file, overrides)
     other = [key for key in diff(run, recipe) if not key.startswith("rewards.") and key not in CREDIT]
     if other:
         raise UsageError(
@@ -155,10 +153,7 @@ def changed(recordings: Recordings, overrides: Sequence[str], rewards: Sequence[
     for task in TASKS:
         if getattr(asked, task) and task not in run.train.tasks:
             name = getattr(asked, task)[0].name
-            raise UsageError(
-                f"{name} scores {task}, which the run {recordings.run.path} did not train.",
-                f"It trained {' and '.join(run.train.tasks)}.",
-            )
+            raise UsageError(f"{name} scores {task}, which the run {recordings.run.path} did not train.", trained)
     specs = {task: getattr(asked, task) or getattr(recipe.rewards, task) for task in TASKS}
     return recipe.model_copy(update={"rewards": Rubrics(**specs)})
 

@@ -129,7 +129,7 @@ def test_answers_that_were_cut_off_stay_out_of_the_loss_but_in_the_baseline(rig)
         (["optim.lr=1"], [], "optim.lr changes what is sampled or learnt"),
         (["sampling.group_size=2"], [], "sampling.group_size changes"),
         ([], ["matching"], "matching scores t2i, which the run"),
-        (["rewards.t2i=[{name: matching}]"], [], "is of t2i, which the run"),
+        (["rewards.t2i.matching.weight=2"], [], "rewards.t2i.matching.weight is of t2i, which the run"),
         ([], ["acuracy"], "There is no reward 'acuracy'"),
         (["rewards.mm2t.formt.weight=2"], [], "has no item 'formt'"),
         (["rewards.mm2t.format.partial=2"], [], "rewards.mm2t.format.partial: unknown key"),
