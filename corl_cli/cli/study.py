@@ -65,15 +65,17 @@ def _study(
     dry_run: bool,
     as_json: bool,
 ) -> None:
-    from corl_cli.core.loader import load
+    from corl_cli.core.loader import examine
 
     if seed is not None:
         overrides = [*overrides, f"study.seeds=[{seed}]"]
     if resume and out and (out / "recipe.yaml").exists() and recipe == f"study/{kind}" and not overrides:
         recipe = str(out / "recipe.yaml")  # nothing else was asked for: go on with the study's own
-    loaded = load(recipe, overrides)
-    from corl_cli.pipelines import study
+    draft = examine(recipe, overrides)
+    from corl_cli.pipelines import checks, study
 
+    checks.check_study(draft, kind)
+    loaded = draft.recipe
     if dry_run:
         table(study.describe(kind, loaded), as_json=as_json)
         return

@@ -83,7 +83,7 @@ def _train(
     from corl_cli.pipelines import checks, launch, plan, train
     from corl_cli.pipelines.report import draw_curves, summarise
 
-    checks.check(draft, wanted, num_processes)
+    checks.check(draft, wanted, num_processes, out if resume else None)
     loaded = draft.recipe
     remarks = []
     if resume and out and not (out / "recipe.yaml").exists():

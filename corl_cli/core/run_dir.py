@@ -73,6 +73,12 @@ class RunDir:
             )
         return run
 
+    def moved(self, checkpoint: str, start: str) -> None:
+        """Note where the run's starting weights, model.checkpoint and what that stands for, are now."""
+        model = self.recipe().model.model_copy(update={"checkpoint": checkpoint})
+        write_atomic(self.provenance_file, json.dumps(self.provenance() | {"start": start}, indent=2) + "\n")
+        write_atomic(self.recipe_file, dump(self.recipe().model_copy(update={"model": model})))
+
     @classmethod
     def next_free(cls, folder: Path, name: str) -> Path:
         """folder/name, or the first of folder/name-2, folder/name-3, ... that does not exist."""

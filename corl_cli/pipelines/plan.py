@@ -16,7 +16,8 @@ def describe(recipe: Recipe, command: str, processes: int = 1) -> dict[str, str]
     """What a run of a recipe that has been checked would do, in words."""
     data = batches(recipe)
     steps = recipe.train.max_steps or len(data)
-    count = _count(recipe)
+    start = build.locate(recipe.model.checkpoint)
+    count = _count(recipe, start)
     sizes = f"{count.learn / 1e6:,.2f} M of {(count.learn + count.frozen) / 1e6:,.2f} M weights learn"
     rows = {
         "recipe": recipe.name,
@@ -24,10 +25,10 @@ def describe(recipe: Recipe, command: str, processes: int = 1) -> dict[str, str]
         "data": f"{recipe.data.path} ({recipe.data.split}), {len(data.triplets):,} triplets{_asked(recipe)}",
         "steps": f"{steps:,} of {recipe.train.batch_size} triplets (all epochs: {len(data):,})",
         **_objective(recipe, steps),
-        "start": f"{recipe.model.checkpoint} ({build.locate(recipe.model.checkpoint)})",
+        "start": f"{recipe.model.checkpoint} ({start})",
         "model": sizes,
         "processes": f"{processes} ({recipe.distributed.strategy})",
-        "memory": f"{_memory(recipe, processes) / 2**30:,.2f} GiB for weights, gradients and optimiser in each; "
+        "memory": f"{_memory(recipe, processes, start) / 2**30:,.2f} GiB for weights, gradients and optimiser in each; "
         "activations come on top",
     }
     for task in recipe.train.tasks if recipe.train.method == "rl" else ():
@@ -73,9 +74,12 @@ def num_steps(recipe: Recipe) -> int:
     return recipe.train.max_steps or len(batches(recipe))
 
 
-def check_memory(recipe: Recipe, processes: int = 1) -> int:
-    """The bytes of weights, gradients and optimiser on one device; CorlError when the GPU cannot hold them."""
-    needed = _memory(recipe, processes)
+def check_memory(recipe: Recipe, processes: int = 1, weights: str | None = None) -> int:
+    """The bytes of weights, gradients and optimiser on one device; CorlError when the GPU cannot hold them.
+
+    `weights` like the recipe's own are counted in place of them, where those may be gone.
+    """
+    needed = _memory(recipe, processes, weights or build.locate(recipe.model.checkpoint))
     if torch.cuda.is_available() and needed > (whole := torch.cuda.mem_get_info()[1]):
         raise CorlError(
             f"This recipe needs {needed / 2**30:.0f} GiB for weights and optimiser; the GPU has {whole / 2**30:.0f}.",
@@ -85,15 +89,13 @@ def check_memory(recipe: Recipe, processes: int = 1) -> int:
     return needed
 
 
-def _count(recipe: Recipe) -> Count:
+def _count(recipe: Recipe, weights: str) -> Count:
     model = recipe.model
-    return build.policy_class(model.family).count(
-        build.locate(model.checkpoint), train=model.train, adapters=model.lora
-    )
+    return build.policy_class(model.family).count(weights, train=model.train, adapters=model.lora)
 
 
-def _memory(recipe: Recipe, processes: int = 1) -> int:
-    count = _count(recipe)
+def _memory(recipe: Recipe, processes: int, weights: str) -> int:
+    count = _count(recipe, weights)
     width = 2 if recipe.model.dtype == "bfloat16" else 4
     # float32 masters, gradients and two moments, and the sampler's copy; the reference has masters alone
     masters = 16 * count.learn
@@ -102,5 +104,5 @@ def _memory(recipe: Recipe, processes: int = 1) -> int:
     policy = masters + width * (count.frozen + count.copied)
     if not build.needs_reference(recipe):
         return policy
-    reference = build.policy_class(recipe.model.family).count(build.locate(recipe.model.checkpoint))
+    reference = build.policy_class(recipe.model.family).count(weights)
     return policy + 4 * reference.learn + width * reference.frozen

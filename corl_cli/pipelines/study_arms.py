@@ -33,18 +33,23 @@ class Arm:
     parents: tuple[str, ...] = ()
 
     @property
-    def steps(self) -> int:
-        """Optimiser steps."""
+    def batches(self) -> int:
+        """Steps of the run, each on other triplets."""
         return plan.num_steps(self.recipe) if self.recipe else 0
 
     @property
+    def steps(self) -> int:
+        """Optimiser steps."""
+        return self.batches * self.recipe.algo.num_iterations if self.recipe else 0
+
+    @property
     def rows(self) -> int:
-        """Rows that all steps train on: samples, or targets that are imitated."""
+        """Rows that all batches hold: samples, or targets that are imitated."""
         if self.recipe is None:
             return 0
         train = self.recipe.train
         group = self.recipe.sampling.group_size if train.method == "rl" else 1
-        return self.steps * train.batch_size * group * (1 if train.cycle else len(train.tasks))
+        return self.batches * train.batch_size * group * (1 if train.cycle else len(train.tasks))
 
     @property
     def samples(self) -> int:
@@ -92,7 +97,7 @@ class Study:
 
 def paradigms(recipe: Recipe) -> Study:
     """The pilot (Figure 1): separate, merging, cycle and unified training at one budget of generated samples."""
-    _demand(recipe)
+    demand(recipe)
     steps = plan.num_steps(recipe)
     alone = {task: Arm(name=f"separate-{task}", recipe=_alone(recipe, task, steps)) for task in TASKS}
     cycle = {"tasks": list(TASKS), "cycle": recipe.study.cycle.model_dump(), "max_steps": 2 * steps}
@@ -116,7 +121,7 @@ def paradigms(recipe: Recipe) -> Study:
 
 def corl(recipe: Recipe) -> Study:
     """The two stages and their ablations (Tables 3 and 4): each stage alone and both, supervised training, rewards."""
-    _demand(recipe)
+    demand(recipe)
     steps = plan.num_steps(recipe)
     abilities = (
         Ability(title="drawing", task="t2i"),
@@ -165,11 +170,11 @@ def _row(title: str, arm: str, abilities: Sequence[Ability]) -> Row:
     return Row(title=title, arms=(arm,) * len(abilities))
 
 
-def _demand(recipe: Recipe) -> None:
+def demand(recipe: Recipe) -> None:
     """UsageError with every reason why a recipe cannot be the unified arm that the others are derived from."""
     faults = []
     if len(recipe.train.tasks) < len(TASKS) or recipe.train.cycle or recipe.train.method != "rl":
-        faults.append("train: it must train both tasks together by reinforcement; the other arms are derived from that")
+        faults.append("train: a study is derived from training both tasks together by reinforcement")
     probes = recipe.eval.probes
     faults += [
         f"eval.probes.rewards.{task}: a study reads both abilities, and here is nothing to read of {task}"
@@ -177,11 +182,11 @@ def _demand(recipe: Recipe) -> None:
         if probes is None or not getattr(probes.rewards, task)
     ]
     if recipe.algo.dynamic_sampling:
-        faults.append("algo.dynamic_sampling: it samples more than planned, so that budgets would not match; use 0")
+        faults.append(
+            "algo.dynamic_sampling: it samples more than a study plans, so that budgets would not match; use 0"
+        )
     if faults:
-        lines = "\n".join(f"  {fault}" for fault in faults)
-        hint = "Begin with one of them: corl recipe show study/paradigms"
-        raise UsageError(f"{recipe.name} is no recipe of a study:\n{lines}", hint)
+        raise UsageError("\n".join(faults), "Begin with a recipe of a study: corl recipe show study/paradigms")
 
 
 def _arm(recipe: Recipe, name: str, changes: Mapping[str, Any]) -> Recipe:

@@ -48,11 +48,12 @@ def _train(recipe: Recipe, run: RunDir, display: Display, accelerator: Accelerat
     batches = plan.batches(recipe, accelerator.process_index, processes)
     num_steps = recipe.train.max_steps or len(batches)
     saved = checkpoint.complete(run.checkpoints)
+    start = str(run.provenance()["start"])
+    memory = plan.check_memory(recipe, processes, str(saved[-1]) if saved else start)
     display.say(
         f"preflight: {num_steps:,} steps of {recipe.train.batch_size} triplets x {recipe.sampling.group_size} samples; "
-        f"{plan.check_memory(recipe, processes) / 2**30:.2f} GiB for weights and optimiser"
+        f"{memory / 2**30:.2f} GiB for weights and optimiser"
     )
-    start = str(run.provenance()["start"])
     torch.manual_seed(recipe.seed)  # fresh adapters are the same in every process
     policy = _resumed(recipe, saved[-1]) if saved else build.build_learner(recipe.model, start, resume=False)
     policy = policy.to(accelerator.device)
@@ -64,6 +65,8 @@ def _train(recipe: Recipe, run: RunDir, display: Display, accelerator: Accelerat
         reference = build.build_policy(recipe.model, start).to(accelerator.device).requires_grad_(False).eval()
     if sharded := recipe.distributed.strategy == "fsdp" and processes > 1:
         display.say(f"preflight: what learns is sharded over {processes} processes")
+    elif recipe.distributed.strategy == "fsdp":
+        display.say("preflight: one process, nothing to shard")
     strategy: Strategy = Sharded(policy, getattr(torch, recipe.model.dtype)) if sharded else Replicated(policy)
     optimizer = torch.optim.AdamW(  # made now: sharding has put other parameters in their places
         policy.trainable(), lr=recipe.optim.lr, betas=recipe.optim.betas, weight_decay=recipe.optim.weight_decay
@@ -152,9 +155,10 @@ def _open(recipe: Recipe, out: Path | None, resume: bool, command: Sequence[str]
     fingerprint = {"path": recipe.data.path, "split": recipe.data.split, "triplets": len(data), "first": data[0].id}
     # before anything is written: it needs the checkpoint to be there
     plan.check_memory(recipe, PartialState().num_processes)
+    start = Path(build.locate(recipe.model.checkpoint))
     facts = {
         "data": fingerprint,
-        "start": build.locate(recipe.model.checkpoint),
+        "start": str(start.resolve()) if start.is_dir() else str(start),
         "processes": PartialState().num_processes,
     }
     return RunDir.create(path, recipe, command=command, facts=facts)

@@ -40,6 +40,8 @@ def pilot(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The pilot with one seed."""
     folder = tmp_path_factory.mktemp("studies")
     done = corl("study", "paradigms", *SETS, "--seed", "0", "--out", "pilot", cwd=folder)
+    title = next(line for line in done.stderr.splitlines() if line.startswith("[2/6] "))
+    assert "left" not in title, "a reading alone says little about a training"
     assert "[6/6] unified-seed-0: reinforced, t2i + mm2t" in done.stderr
     assert "drawing is checker, answering is accuracy" in done.stdout
     return folder / "pilot"
@@ -127,6 +129,43 @@ def test_what_a_study_refuses(pilot: Path) -> None:
     assert "pilot is the study paradigms, not the study corl." in kind.stderr
     nowhere = corl("study", "corl", "--resume", cwd=folder, code=2)
     assert "corl study corl --out runs/NAME --resume" in nowhere.stderr
+
+
+def test_everything_that_is_wrong_is_said_before_anything_is_made(tmp_path: Path) -> None:
+    (tmp_path / "empty").mkdir()
+    faulty = ["model.checkpoint=empty", "train.micro_batch_size=5", "study.sft.train.batch_size=7"]
+    sets = [word for setting in faulty for word in ("--set", setting)]
+    for more in ([], ["--dry-run"]):
+        done = corl("study", "corl", *sets, "--out", "never", *more, cwd=tmp_path, code=2)
+        for part in (
+            "empty holds no model: there is no config.json in it",
+            "error: empty",  # of the recipe itself, so without an arm's name
+            "\ntrain.micro_batch_size: 5 does not divide the 12 triplets",
+            "\nsft: train.micro_batch_size: 5 does not divide the 7 triplets",
+        ):
+            assert done.stderr.count(part) == 1, (part, done.stderr)
+    typo = corl("study", "corl", *sets, "--set", "train.batch_sise=2", "--dry-run", cwd=tmp_path, code=2)
+    for part in ("did you mean train.batch_size", "empty holds no model", "5 does not divide"):
+        assert part in typo.stderr
+    assert [path.name for path in tmp_path.iterdir()] == ["empty"]
+
+
+def test_a_study_that_was_moved_goes_on(tmp_path: Path) -> None:
+    fewer = ["train.max_steps=1", "eval.probes.items=2", "study.refined.sampling.group_size=2"]
+    fewer += ["rewards.t2i=[{name: matching}]"]
+    words = [*SETS, *(word for key in fewer for word in ("--set", key)), "--seed", "0", "--out", "here"]
+    process = subprocess.Popen(
+        [sys.executable, "-m", "corl_cli", "study", "corl", *words], cwd=tmp_path, stderr=subprocess.DEVNULL
+    )
+    first = tmp_path / "here" / "runs" / "corl-t2i-seed-0"
+    _wait_for(first / "metrics.jsonl", process)
+    process.kill()
+    process.wait()
+    (tmp_path / "here").rename(tmp_path / "there")
+    done = corl("study", "corl", "--out", "there", "--resume", cwd=tmp_path)
+    assert "corl-t2i-seed-0" in done.stderr
+    start = json.loads((tmp_path / "there/runs/corl-t2i-seed-0/provenance.json").read_text())["start"]
+    assert start.startswith(str(tmp_path / "there/runs/unified-seed-0/checkpoints"))
 
 
 def test_a_plan_of_the_ablations(tmp_path: Path) -> None:

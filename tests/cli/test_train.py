@@ -202,7 +202,9 @@ def test_refining_goes_on_from_a_run_and_watches_the_same_items(finished: Path) 
     done = corl(*training("refined --task mcq", "mcq", 2, "--from", "whole", "--seed", 3), cwd=folder)
     assert done.returncode == 0, done.stderr
     assert "--from mcq" in done.stderr
-    assert json.loads((folder / "mcq" / "provenance.json").read_text())["start"].startswith("whole/checkpoints/step-")
+    assert json.loads((folder / "mcq" / "provenance.json").read_text())["start"].startswith(
+        f"{folder}/whole/checkpoints/"
+    )
     lines = metrics(folder / "mcq")
     assert any("kl/mm2t" in line for line in lines)
     rows = [json.loads(line) for line in (folder / "mcq/rollouts/step-000002/rows.jsonl").read_text().splitlines()]
@@ -214,6 +216,29 @@ def test_refining_goes_on_from_a_run_and_watches_the_same_items(finished: Path) 
     assert read[0] == read[1]
     again = corl("train", "refined", "--out", "mcq", "--resume", cwd=folder)
     assert (again.returncode, "is complete" in again.stderr) == (0, True), again.stderr
+
+
+def test_a_run_goes_on_from_anywhere_and_without_a_start_that_it_does_not_need(finished: Path, tmp_path: Path) -> None:
+    shutil.copytree(finished, tmp_path / "first")
+    words = ["--from", "first", "--set", "checkpoint.every=1", "--set", "distributed.strategy=fsdp"]
+    words += ["--set", "rewards.t2i=[{name: matching}]"]
+    done = corl(*unified("second", 2, *words), cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+    assert "preflight: one process, nothing to shard" in done.stderr
+    shutil.rmtree(tmp_path / "second" / "checkpoints" / "step-000002")
+    (tmp_path / "first").rename(tmp_path / "moved")
+    again = corl("train", "unified", "--out", tmp_path / "second", "--resume", cwd=finished)
+    assert again.returncode == 0, again.stderr
+    assert "going on after step 1" in again.stderr
+    other = ["--set", "algo.beta=0.1", "--out", tmp_path / "second", "--resume"]
+    gone = corl("train", "unified", *words[2:], *other, cwd=finished)
+    assert gone.returncode == 2, gone.stderr
+    assert f"still needs the weights that it started from, and {tmp_path}/first/checkpoints" in gone.stderr
+    (tmp_path / "second/checkpoints/step-000002/model.safetensors").write_bytes(b"")
+    damaged = corl("train", "unified", "--out", tmp_path / "second", "--resume", cwd=finished)
+    assert damaged.returncode == 2, damaged.stderr
+    assert "step-000002 is damaged" in damaged.stderr
+    assert "resume from the one before it" in damaged.stderr
 
 
 def test_imitation_needs_neither_rewards_nor_samples(tmp_path: Path) -> None:
@@ -332,6 +357,10 @@ class TestBadInput:
             (["separate", "--task", "oe"], "'oe' is not one of 't2i', 'mm2t'"),
             (["unified", "--recipe", "world/cycle"], "corl train cycle"),
             (["unified", "--num-processes", "5"], "12 triplets cannot be shared evenly by 5 processes"),
+            (
+                ["unified", "--num-processes", "3", "--set", "train.batch_size=5", "--set", "train.micro_batch_size=2"],
+                "train.micro_batch_size: 2 does not divide the 5 triplets either.\nhint: Use a multiple of 6",
+            ),
             (["unified", "--from", "."], "there is no config.json in it"),
             (["unified", "--from", "/no/such"], "'/no/such' is neither a folder here nor the id of a model"),
             (["unified", "--from", ""], "'' is neither a folder here nor"),

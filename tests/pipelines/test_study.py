@@ -41,6 +41,13 @@ def test_paradigms_take_the_same_number_of_samples() -> None:
     assert budgets["separate: the model that draws"] == (10, 80)
 
 
+def test_optimiser_steps_count_every_pass_over_a_batch() -> None:
+    study = paradigms(small("paradigms", "algo.num_iterations=3", "algo.clip_eps=0.2"))
+    budgets = {row.title: study.budget(row) for row in study.rows}
+    assert budgets["unified"] == (30, 10 * 4 * 2 * 2)
+    assert budgets["cycle"] == (60, 10 * 4 * 2 * 2)
+
+
 def test_a_paradigm_differs_from_unified_in_its_tasks_alone() -> None:
     study = paradigms(small("paradigms", "algo.credit=joint"))
     unified = _recipe(study, "unified")
@@ -87,7 +94,7 @@ def test_every_reason_why_a_recipe_is_none_of_a_study_is_given() -> None:
     recipe = small("paradigms", "train.tasks=[t2i]", "algo.dynamic_sampling=2", "eval.probes.rewards.mm2t=[]")
     with pytest.raises(UsageError) as caught:
         paradigms(recipe)
-    assert [line.split(":")[0].strip() for line in caught.value.message.splitlines()[1:]] == [
+    assert [line.split(":")[0].strip() for line in caught.value.message.splitlines()] == [
         "train", "eval.probes.rewards.mm2t", "algo.dynamic_sampling"
     ]  # fmt: skip
 
