@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from datetime import timedelta
 from pathlib import Path
 
 import torch
 from accelerate import Accelerator, DistributedType, PartialState
-from accelerate.utils import GradientAccumulationPlugin, broadcast_object_list
+from accelerate.utils import GradientAccumulationPlugin, InitProcessGroupKwargs, broadcast_object_list
 
 from corl_cli.core.errors import CorlError, UsageError
 from corl_cli.core.loader import flatten
@@ -24,6 +25,8 @@ from corl_cli.trainer.distributed import Replicated, Strategy
 from corl_cli.trainer.journal import SAMPLE_TRIPLETS, Display, Journal
 from corl_cli.trainer.loop import Trainer
 from corl_cli.trainer.sharded import Sharded
+
+PATIENCE = timedelta(hours=2)  # processes wait so long for one that saves or rewards; a dead one is noticed at once
 
 
 def train(recipe: Recipe, run: RunDir, display: Display, *, last: bool = True) -> None:
@@ -172,6 +175,7 @@ def _accelerator(recipe: Recipe, folder: Path | None) -> Accelerator:
         mixed_precision="no",
         gradient_accumulation_plugin=GradientAccumulationPlugin(num_steps=1),
         log_with=(recipe.tracking.trackers or None) if folder else None,
+        kwargs_handlers=[InitProcessGroupKwargs(timeout=PATIENCE)],
         project_dir=folder,
     )
     kinds = (DistributedType.NO, DistributedType.MULTI_GPU, DistributedType.MULTI_CPU)
