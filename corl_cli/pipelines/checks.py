@@ -29,7 +29,10 @@ def check(draft: Draft, wanted: list[Kind], num_processes: int | None = None, re
     that reads keys which are faulty themselves is left out.
     """
     recipe = draft.recipe
-    fits = (("train.method", "train.tasks", "train.cycle", "data.answer_types", "algo.beta"), partial(kinds.check, recipe, wanted))
+    fits = (
+        ("train.method", "train.tasks", "train.cycle", "data.answer_types", "algo.beta"),
+        partial(kinds.check, recipe, wanted),
+    )
     _refuse(draft, *_failures(draft, [fits, *_attempts(recipe, recipe.name, num_processes, resumed)]))
 
 
