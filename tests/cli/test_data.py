@@ -78,7 +78,7 @@ def test_show_leaves_out_the_task_that_has_no_text(built_set):
     [
         (["show", "SET", "--index", "12"], 2, "error: There is no triplet 12: SET has 12 in train."),
         (["show", "SET", "--out", "image.jpg"], 2, "error: image.jpg: the image is saved as PNG."),
-        (["show", "SET", "--set", "model.checkpoint=nowhere"], 1, "error: No tokenizer of a Janus could be read"),
+        (["show", "SET", "--set", "model.checkpoint=nowhere"], 1, "error: No Janus checkpoint could be read"),
         (["check", "nowhere"], 1, "error: No triplets could be read from nowhere"),
         (["check", "world"], 2, "error: The embedded world has no files to check."),
     ],

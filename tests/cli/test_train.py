@@ -56,7 +56,7 @@ def metrics(run: Path) -> list[dict[str, Any]]:
     """The lines of a run without what a clock or a memory gauge wrote."""
     lines = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
     return [
-        {key: value for key, value in line.items() if not key.startswith(("time/", "memory/", "seconds"))}
+        {key: value for key, value in line.items() if not key.startswith(("time/", "memory/", "seconds", "tokens_per"))}
         for line in lines
         if "identity" not in line
     ]

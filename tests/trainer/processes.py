@@ -121,7 +121,7 @@ def take_step(trainer: Trainer, step: int) -> dict[str, Any]:
     batch, found = trainer.reinforce(step, RECIPE.train.tasks, since=2)
     found |= trainer.updater.accumulate(batch, apart=True)
     found |= measured.finish(gather_object([measured.summarise(batch, RECIPE, {})]))
-    found = {name: value for name, value in found.items() if not name.startswith("time/")}
+    found = {name: value for name, value in found.items() if not name.startswith(("time/", "memory/"))}
     gradients = {
         name: whole(parameter.grad)
         for name, parameter in trainer.strategy.learner.named_parameters()

@@ -47,7 +47,10 @@ def assert_same_step(found: dict[str, Any], expected: dict[str, Any]) -> None:
     assert found["gradients"].keys() == expected["gradients"].keys()
     for name, gradient in expected["gradients"].items():
         assert torch.allclose(found["gradients"][name], gradient, atol=1e-5), name
-    assert found["metrics"] == pytest.approx(expected["metrics"], abs=1e-5, nan_ok=True)
+    metrics, alone = (
+        {k: v for k, v in each["metrics"].items() if k != "memory/peak_gib"} for each in (found, expected)
+    )
+    assert metrics == pytest.approx(alone, abs=1e-5, nan_ok=True)
     assert found["norm"] == pytest.approx(expected["norm"], abs=1e-5)
     assert found["clipped"] == pytest.approx(0.01, rel=1e-3)
 
@@ -57,9 +60,9 @@ def assert_same_save(found: Any, expected: Any) -> None:
     assert found[0].keys() == expected[0].keys()
     for name, weight in expected[0].items():
         assert torch.allclose(found[0][name], weight, atol=1e-5), name
-    assert found[1]["state"].keys() == expected[1]["state"].keys()
-    for name, state in expected[1]["state"].items():
-        assert torch.allclose(found[1]["state"][name]["exp_avg"], state["exp_avg"], atol=1e-6), name
+    assert found[1].keys() == expected[1].keys()
+    for name, state in expected[1].items():
+        assert torch.allclose(found[1][name]["exp_avg"], state["exp_avg"], atol=1e-6), name
 
 
 @pytest.mark.parametrize("strategy", ["replicated", "sharded"])

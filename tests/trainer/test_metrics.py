@@ -78,6 +78,7 @@ def test_two_processes_have_the_metrics_of_all_their_rows(values: list[float], m
     whole = finish([summarise({"mm2t": experience("mm2t", {"x": values, "y": values}, lengths)}, RECIPE, SECONDS)])
     assert apart.keys() == whole.keys()
     assert apart.pop("tokens_per_second") == whole.pop("tokens_per_second")  # both processes' together
+    assert 0 < apart.pop("memory/peak_gib") <= whole.pop("memory/peak_gib")  # it only grows
     for name, value in whole.items():
         assert apart[name] == pytest.approx(value, abs=1e-4, nan_ok=True), name
 
