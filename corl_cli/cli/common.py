@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
+import inspect
 import json
 import sys
 import time
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from functools import cache
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, Protocol
+from typing import TYPE_CHECKING, Annotated, Any, Protocol, get_type_hints
 
 import typer
 
@@ -48,6 +49,25 @@ NumProcesses = Annotated[
 ]
 Resume = Annotated[bool, typer.Option("--resume", help="Go on in --out where it stopped.")]
 FIGURES = "+-–0123456789.e%"  # what a cell that is a number consists of
+
+
+def with_options(body: Callable[..., None]) -> Callable[[Callable[..., None]], Callable[..., None]]:
+    """Give a command, which takes them as keywords, the options of the body that it shares with others."""
+
+    def give(command: Callable[..., None]) -> Callable[..., None]:
+        kinds = inspect.Parameter
+        wanted = [(command, kinds.POSITIONAL_OR_KEYWORD), (body, kinds.KEYWORD_ONLY)]
+        command.__signature__ = inspect.Signature(  # type: ignore[attr-defined]
+            [
+                parameter.replace(annotation=get_type_hints(function, include_extras=True)[name])
+                for function, kind in wanted
+                for name, parameter in inspect.signature(function).parameters.items()
+                if parameter.kind is kind
+            ]
+        )
+        return command
+
+    return give
 
 
 @cache

@@ -6,12 +6,12 @@ import sys
 from collections.abc import Iterator
 from contextlib import contextmanager, nullcontext
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import typer
 
-from corl_cli.cli.common import DryRun, Json, Out, Recipe, Resume, Seed, Set, console, progress, table
-from corl_cli.cli.train import Silent, Terminal
+from corl_cli.cli.common import DryRun, Json, Out, Resume, Seed, Set, console, progress, table, with_options
+from corl_cli.cli.train import Recipe, Silent, Terminal
 
 if TYPE_CHECKING:
     from contextlib import AbstractContextManager
@@ -26,52 +26,25 @@ def group() -> None:
     """Compare ways of training, as the paper does."""
 
 
-@app.command(epilog="Example: corl study paradigms --set train.max_steps=50 --set study.seeds=[0] --out runs/pilot")
-def paradigms(
-    recipe: Recipe = "study/paradigms",
-    overrides: Set = [],  # noqa: B006 (typer copies it)
-    out: Out = None,
-    seed: Seed = None,
-    resume: Resume = False,
-    dry_run: DryRun = False,
-    as_json: Json = False,
-) -> None:
-    """Separate, merging, cycle and unified training at one budget of samples (the paper's Figure 1)."""
-    _study("paradigms", recipe, overrides, out, seed, resume=resume, dry_run=dry_run, as_json=as_json)
-
-
-@app.command(epilog="Example: corl study corl --set train.max_steps=50 --set study.seeds=[0] --out runs/ablations")
-def corl(
-    recipe: Recipe = "study/corl",
-    overrides: Set = [],  # noqa: B006 (typer copies it)
-    out: Out = None,
-    seed: Seed = None,
-    resume: Resume = False,
-    dry_run: DryRun = False,
-    as_json: Json = False,
-) -> None:
-    """The two stages and what each adds, supervised training, and the rewards (the paper's Tables 3 and 4)."""
-    _study("corl", recipe, overrides, out, seed, resume=resume, dry_run=dry_run, as_json=as_json)
-
-
 def _study(
     kind: str,
-    recipe: str,
-    overrides: list[str],
-    out: Path | None,
-    seed: int | None,
     *,
-    resume: bool,
-    dry_run: bool,
-    as_json: bool,
+    recipe: Recipe = None,
+    overrides: Set = [],  # noqa: B006 (typer copies it)
+    out: Out = None,
+    seed: Seed = None,
+    resume: Resume = False,
+    dry_run: DryRun = False,
+    as_json: Json = False,
 ) -> None:
+    """The body of every command; the options are theirs too."""
     from corl_cli.core.loader import examine
 
     if seed is not None:
         overrides = [*overrides, f"study.seeds=[{seed}]"]
-    if resume and out and (out / "recipe.yaml").exists() and recipe == f"study/{kind}" and not overrides:
+    if recipe is None and resume and out and (out / "recipe.yaml").exists() and not overrides:
         recipe = str(out / "recipe.yaml")  # nothing else was asked for: go on with the study's own
-    draft = examine(recipe, overrides)
+    draft = examine(recipe or f"study/{kind}", overrides)
     from corl_cli.pipelines import checks, study
 
     checks.check_study(draft, kind)
@@ -86,6 +59,20 @@ def _study(
     study.run(kind, loaded, folder, screen)
     if main:
         _finish(folder, as_json)
+
+
+@app.command(epilog="Example: corl study paradigms --set train.max_steps=50 --set study.seeds=[0] --out runs/pilot")
+@with_options(_study)
+def paradigms(**options: Any) -> None:
+    """Separate, merging, cycle and unified training at one budget of samples (the paper's Figure 1)."""
+    _study("paradigms", **options)
+
+
+@app.command(epilog="Example: corl study corl --set train.max_steps=50 --set study.seeds=[0] --out runs/ablations")
+@with_options(_study)
+def corl(**options: Any) -> None:
+    """The two stages and what each adds, supervised training, and the rewards (the paper's Tables 3 and 4)."""
+    _study("corl", **options)
 
 
 class Screen:

@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import inspect
 import json
 import shlex
 import sys
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, Literal, get_type_hints
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
@@ -24,6 +23,7 @@ from corl_cli.cli.common import (
     console,
     progress,
     table,
+    with_options,
 )
 from corl_cli.core import kinds
 from corl_cli.core.errors import UsageError
@@ -125,32 +125,15 @@ def _read(wanted: list[Kind], command: str, recipe: str | None, changes: list[st
     return examine(recipe or wanted[0].recipe, changes)
 
 
-def _with_options(command: Callable[..., None]) -> Callable[..., None]:
-    """The command with the options of `_train`, which it takes as keywords."""
-    hints = get_type_hints(_train, include_extras=True)
-    options = [
-        parameter.replace(annotation=hints[name])
-        for name, parameter in inspect.signature(_train).parameters.items()
-        if parameter.kind is parameter.KEYWORD_ONLY
-    ]
-    own = [
-        parameter.replace(annotation=get_type_hints(command, include_extras=True)[name])
-        for name, parameter in inspect.signature(command).parameters.items()
-        if parameter.kind is not parameter.VAR_KEYWORD
-    ]
-    command.__signature__ = inspect.Signature([*own, *options])  # type: ignore[attr-defined]
-    return command
-
-
 @app.command(epilog="Example: corl train unified --set train.max_steps=20 --out runs/first")
-@_with_options
+@with_options(_train)
 def unified(**options: Any) -> None:
     """Train drawing and answering together (the paper's stage 1)."""
     _train("unified", **options)
 
 
 @app.command(epilog="Example: corl train refined --task mcq --from runs/first --out runs/mcq")
-@_with_options
+@with_options(_train)
 def refined(
     task: Annotated[
         Literal["t2i", "mcq", "oe"] | None,
@@ -163,7 +146,7 @@ def refined(
 
 
 @app.command(epilog="Example: corl train separate --task t2i --out runs/t2i")
-@_with_options
+@with_options(_train)
 def separate(
     task: Annotated[Literal["t2i", "mm2t"] | None, typer.Option("--task", help="Drawing or answering.")] = None,
     **options: Any,
@@ -173,14 +156,14 @@ def separate(
 
 
 @app.command(epilog="Example: corl train cycle --set train.cycle.every=10 --out runs/cycle")
-@_with_options
+@with_options(_train)
 def cycle(**options: Any) -> None:
     """Train drawing and answering by turns (the paper's RL-Cycle)."""
     _train("cycle", **options)
 
 
 @app.command(epilog="Example: corl train sft --set train.max_steps=50 --out runs/sft")
-@_with_options
+@with_options(_train)
 def sft(**options: Any) -> None:
     """Imitate the data's own images and solutions (the paper's cold SFT)."""
     _train("sft", **options)

@@ -167,10 +167,8 @@ def _trainer(recipe: Recipe, size: str, steps: int, run: RunDir, accelerator: Ac
     recipe = recipe.model_copy(update={"tracking": tracking, "checkpoint": saving})
     policy = _learner(recipe, size, accelerator.device)
     reference = _reference(recipe, size, accelerator.device)
-    optimizer = torch.optim.AdamW(
-        policy.trainable(), lr=recipe.optim.lr, betas=recipe.optim.betas, weight_decay=recipe.optim.weight_decay
-    )
     strategy = Replicated(policy)
+    optimizer = build.build_optimizer(policy, recipe.optim)
     journal = Journal(
         run=run,
         recipe=recipe,

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from corl_cli.core.errors import CorlError, UsageError
-from corl_cli.core.recipe import Model, Recipe, RewardSpec, Rubrics
+from corl_cli.core.recipe import Model, Optim, Recipe, RewardSpec, Rubrics
 from corl_cli.core.requirements import demand
 from corl_cli.core.types import TASKS, Task
 from corl_cli.data import templates
@@ -18,6 +18,7 @@ from corl_cli.rewards import bind
 
 if TYPE_CHECKING:
     import torch
+    from torch.optim import Optimizer
 
     from corl_cli.models.base import UnifiedPolicy
     from corl_cli.rewards.base import Reward, Rubric
@@ -184,6 +185,13 @@ def _load(model: Model, path: str | Path, **learning: Any) -> UnifiedPolicy:
     logging.disable_progress_bar()
     _check_attention(model.attention)
     return policy_class(model.family).load(path, dtype=model.dtype, attention=model.attention, **learning)
+
+
+def build_optimizer(policy: UnifiedPolicy, optim: Optim) -> Optimizer:
+    """AdamW over what learns; after sharding, which puts other parameters in their places."""
+    from torch.optim import AdamW
+
+    return AdamW(policy.trainable(), lr=optim.lr, betas=optim.betas, weight_decay=optim.weight_decay)
 
 
 def build_rubrics(

@@ -71,9 +71,7 @@ def _train(recipe: Recipe, run: RunDir, display: Display, accelerator: Accelerat
     elif recipe.distributed.strategy == "fsdp":
         display.say("preflight: one process, nothing to shard")
     strategy: Strategy = Sharded(policy, getattr(torch, recipe.model.dtype)) if sharded else Replicated(policy)
-    optimizer = torch.optim.AdamW(  # made now: sharding has put other parameters in their places
-        policy.trainable(), lr=recipe.optim.lr, betas=recipe.optim.betas, weight_decay=recipe.optim.weight_decay
-    )
+    optimizer = build.build_optimizer(policy, recipe.optim)
     state = checkpoint.State()
     if saved:
         state, progress = checkpoint.load(saved[-1])

@@ -6,7 +6,8 @@ import json
 import platform
 import shutil
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from functools import partial
 from pathlib import Path
@@ -45,6 +46,17 @@ class Plan:
     test_items: int = 800
 
 
+@contextmanager
+def _without_denormals() -> Iterator[None]:
+    """Tiny gradients of the first steps would make them several times slower."""
+    torch.set_flush_denormal(True)
+    try:
+        yield
+    finally:
+        torch.set_flush_denormal(False)  # the process is its caller's
+
+
+@_without_denormals()
 def build(
     out: Path, *, seed: int = 0, resume: bool = False, report: PhaseReport = lambda *_: None, plan: Plan | None = None
 ) -> dict[str, Any]:
@@ -60,7 +72,6 @@ def build(
     if out.exists() and any(out.iterdir()) and not (resume and work.exists()):
         raise UsageError(f"{out} is not empty.", "Add --resume to go on with a build, or give another --out.")
     work.mkdir(parents=True, exist_ok=True)
-    torch.set_flush_denormal(True)  # tiny gradients of the first steps would make them several times slower
     processor = tiny.build_processor()
     torch.manual_seed(seed)
     policy = JanusPolicy(tiny.build_model(processor), processor)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import resource
 import subprocess
 import sys
@@ -10,10 +9,10 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
 
 import pytest
 import torch
+from recorded import metrics
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 from corl_cli.pipelines.build import locate
@@ -62,17 +61,6 @@ def files(run: Path) -> dict[str, bytes]:
     """All files of all checkpoints, half ones too."""
     folder = run / "checkpoints"
     return {str(path.relative_to(folder)): path.read_bytes() for path in folder.rglob("*") if path.is_file()}
-
-
-def metrics(run: Path) -> list[dict[str, Any]]:
-    """The lines of a run without what a clock or a memory gauge wrote."""
-    lines = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
-    timed = ("time/", "memory/", "seconds", "tokens_per_second")
-    return [
-        {key: value for key, value in line.items() if not key.startswith(timed)}
-        for line in lines
-        if "identity" not in line
-    ]
 
 
 @dataclass(frozen=True)

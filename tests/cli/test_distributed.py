@@ -7,9 +7,9 @@ import os
 import subprocess
 import sys
 from pathlib import Path
-from typing import Any
 
 import pytest
+from recorded import metrics
 
 SETTINGS = {
     "rewards.t2i": "[{name: 'mine:Fails', weight: 1.0}]",
@@ -55,16 +55,6 @@ def corl(*words: str | Path, cwd: Path, **environment: str) -> subprocess.Comple
 def unified(out: str, *words: str) -> list[str]:
     sets = [word for key, value in SETTINGS.items() for word in ("--set", f"{key}={value}")]
     return ["train", "unified", "--out", out, *sets, *words]
-
-
-def metrics(run: Path) -> list[dict[str, Any]]:
-    """The lines of a run without what a clock or a memory gauge wrote, and without the identity."""
-    lines = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
-    return [
-        {key: value for key, value in line.items() if not key.startswith(("time/", "memory/", "seconds", "tokens_per"))}
-        for line in lines
-        if "identity" not in line
-    ]
 
 
 @pytest.fixture(scope="module")

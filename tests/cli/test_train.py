@@ -14,6 +14,7 @@ from typing import Any
 import pytest
 import torch
 from datasets import Dataset
+from recorded import metrics
 from safetensors.torch import load_file
 from typer.testing import CliRunner
 
@@ -50,16 +51,6 @@ def training(command: str, out: str, steps: int, *words: str | Path) -> list[str
 
 def unified(out: str, steps: int, *words: str | Path) -> list[str | Path]:
     return training("unified", out, steps, *words)
-
-
-def metrics(run: Path) -> list[dict[str, Any]]:
-    """The lines of a run without what a clock or a memory gauge wrote."""
-    lines = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
-    return [
-        {key: value for key, value in line.items() if not key.startswith(("time/", "memory/", "seconds", "tokens_per"))}
-        for line in lines
-        if "identity" not in line
-    ]
 
 
 def weights(run: Path) -> dict[str, torch.Tensor]:
