@@ -3,24 +3,16 @@
 from collections import Counter
 from typing import Annotated, Any, Literal, Self
 
-from pydantic import BaseModel, ConfigDict, Field, Strict, field_validator, model_validator
+from pydantic import ConfigDict, Field, field_validator, model_validator
 
 from corl_cli.core.agreement import disagreements
+from corl_cli.core.evaluation import Answering, Drawing, Judge
+from corl_cli.core.section import Float, Int, Positive, Section
 from corl_cli.core.types import TASKS, AnswerType, Sampling, Scoring, Task
 
-# Strict, because pydantic otherwise takes True and "1" for 1.
-Int = Annotated[int, Strict()]
-Float = Annotated[float, Strict()]
 Beta = Annotated[Float, Field(ge=0, lt=1)]
-Positive = Annotated[Int, Field(ge=1)]
 
 COLUMNS = ("id", "image", "prompt", "question", "answer", "answer_type", "solution")
-
-
-class Section(BaseModel):
-    """A part of a recipe: frozen, and unknown keys are refused."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
 
 
 Part = Literal[
@@ -196,8 +188,8 @@ class RewardSpec(Section):
 class Rubrics(Section):
     """The rewards of each task."""
 
-    t2i: list[RewardSpec] = []
-    mm2t: list[RewardSpec] = []
+    t2i: list[RewardSpec] = Field([], description="of drawings")
+    mm2t: list[RewardSpec] = Field([], description="of answers")
 
     @field_validator("t2i", "mm2t")
     @classmethod
@@ -326,9 +318,19 @@ class Probes(Section):
 
 
 class Eval(Section):
-    """Evaluation while training."""
+    """Probes while training, and the benchmarks of `corl eval`."""
 
     probes: Probes | None = None
+    benchmarks: dict[str, dict[str, Any]] = Field(
+        {}, description="what `corl eval suite` runs, in this order, and each one's own options"
+    )
+    instruction: Instruction | None = Field(
+        None, description="after each question, as under data; null is what the checkpoint was trained with"
+    )
+    t2i: Drawing = Drawing()
+    mm2t: Answering = Answering()
+    judge: Judge | None = Field(None, description="who scores where a benchmark asks for a judge")
+    batch_size: Positive = Field(64, description="drawings or answers made at once, by each process")
 
 
 class Study(Section):

@@ -9,7 +9,7 @@ from PIL.Image import Image
 from pydantic import Field
 
 from corl_cli.core.errors import CorlError
-from corl_cli.core.recipe import Float
+from corl_cli.core.section import Float
 from corl_cli.core.types import Samples
 from corl_cli.models.base import UnifiedPolicy
 from corl_cli.rewards.base import Options, Reward, Scores

@@ -9,8 +9,8 @@ from PIL.Image import Image
 from pydantic import Field, model_validator
 
 from corl_cli.core.pictures import Tile
-from corl_cli.core.recipe import Float, Positive
 from corl_cli.core.requirements import Requirement
+from corl_cli.core.section import Float, Positive
 from corl_cli.core.types import Samples
 from corl_cli.models.base import UnifiedPolicy
 from corl_cli.rewards.base import Explanation, Options, Reward, Scores
