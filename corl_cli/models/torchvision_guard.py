@@ -28,8 +28,9 @@ def check() -> None:
     if spec is None or spec.origin is None or "torchvision" in sys.modules:
         return
     if not _load_compiled(Path(spec.origin).parent):
-        for name, schema in SCHEMAS.items():
-            torch.library.define(f"torchvision::{name}", schema)
+        undeclared = (name for name in SCHEMAS if not hasattr(torch.ops.torchvision, name))  # by a look before
+        for name in undeclared:
+            torch.library.define(f"torchvision::{name}", SCHEMAS[name])
     try:
         import_module("torchvision")
     except Exception as error:  # a mismatch shows as RuntimeError, AttributeError or ImportError

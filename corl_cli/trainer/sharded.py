@@ -14,7 +14,6 @@ from torch.distributed.device_mesh import init_device_mesh
 from torch.distributed.fsdp import fully_shard
 from torch.distributed.tensor import DTensor, distribute_tensor
 from torch.optim import Optimizer
-from transformers.modeling_layers import GradientCheckpointingLayer
 
 from corl_cli.models.base import UnifiedPolicy
 from corl_cli.trainer.distributed import align, optimizer_state, restore_optimizer
@@ -101,6 +100,8 @@ def _copy(policy: UnifiedPolicy, shared: set[nn.Parameter], dtype: torch.dtype) 
 
 def _layers(policy: nn.Module) -> list[nn.Module]:
     """The repeated layers of transformers' models, of which something learns."""
+    from transformers.modeling_layers import GradientCheckpointingLayer  # after models has mended torchvision
+
     layers = [module for module in policy.modules() if isinstance(module, GradientCheckpointingLayer)]
     return [layer for layer in layers if any(parameter.requires_grad for parameter in layer.parameters())]
 

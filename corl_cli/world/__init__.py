@@ -2,6 +2,8 @@
 
 from pathlib import Path
 
+from corl_cli import models  # noqa: F401 (mends torchvision before transformers is imported)
+
 
 def checkpoint() -> Path:
     """The folder of the shipped tiny Janus (transformers' format)."""
