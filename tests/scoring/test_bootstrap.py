@@ -5,7 +5,8 @@ import math
 import numpy as np
 import pytest
 
-from corl_cli.scoring.bootstrap import interval
+from corl_cli.scoring import bootstrap
+from corl_cli.scoring.bootstrap import interval, stratified
 
 
 def test_two_seeds_and_one_item_by_hand():
@@ -57,3 +58,40 @@ def test_the_same_tables_have_the_same_interval_and_others_are_refused():
     assert interval([table]) == interval([table])
     with pytest.raises(ValueError, match="same seeds and items"):
         interval([table, table[:2]])
+
+
+def test_strata_of_two_values_by_hand():
+    # Resamples of (0, 1) have the mean 0, 0.5 or 1 with the chances 1/4, 1/2, 1/4; (2, 2) has no spread.
+    found = stratified([[0.0, 1.0], [2.0, 2.0]], [3, 1])
+    assert (found.mean, found.low, found.high) == (0.75 * 0.5 + 0.25 * 2, 0.25 * 2, 0.75 + 0.25 * 2)
+    middle = stratified([[0.0, 1.0], [2.0, 2.0]], [3, 1], level=0.4)
+    assert middle.low == middle.high == middle.mean
+
+
+def test_one_stratum_agrees_with_the_interval_over_items():
+    values = np.random.default_rng(4).random(300)
+    ours, theirs = stratified([values], [1]), interval([[values]])
+    assert ours.mean == pytest.approx(theirs.mean)
+    assert ours.high - ours.low == pytest.approx(theirs.high - theirs.low, rel=0.08)
+
+
+def test_what_lies_between_strata_is_no_uncertainty():
+    random = np.random.default_rng(5)
+    low, high = random.normal(0, 0.01, 200), random.normal(1, 0.01, 200)
+    apart, together = stratified([low, high], [1, 1]), stratified([np.concatenate([low, high])], [1])
+    assert apart.mean == pytest.approx(together.mean)
+    assert apart.high - apart.low < (together.high - together.low) / 10
+
+
+def test_a_stratum_of_one_value_has_a_mean_and_no_interval():
+    found = stratified([[1.0, 1.0, 1.0], [0.0]], [1, 1])
+    assert found.mean == 0.5
+    assert math.isnan(found.low)
+    assert math.isnan(found.high)
+
+
+def test_how_many_values_are_held_at_once_does_not_matter(monkeypatch):
+    values = np.random.default_rng(6).random(50)
+    whole = stratified([values], [1], resamples=100)
+    monkeypatch.setattr(bootstrap, "DRAWN", 60)
+    assert stratified([values], [1], resamples=100) == whole

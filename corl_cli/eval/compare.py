@@ -1,0 +1,268 @@
+"""Two results of one benchmark, item by item: the difference B - A and how sure it is (a paired bootstrap).
+
+Items are what is resampled, within groups where groups have weights: the samples of one item share its difficulty.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from statistics import fmean
+from typing import Any
+
+from corl_cli.core.errors import CorlError, UsageError
+from corl_cli.eval import summary
+from corl_cli.eval.store import Store
+from corl_cli.scoring import bootstrap
+from corl_cli.scoring.bootstrap import Interval
+
+PROTOCOL = ("prompts", "scorer", "sampling")  # what two results must share
+
+
+@dataclass(frozen=True, kw_only=True)
+class Side:
+    """One of the two results; `overall` is the benchmark's own number over all its items, None where it was refused."""
+
+    folder: Path
+    checkpoint: str
+    overall: float | None
+
+
+@dataclass(frozen=True, kw_only=True)
+class Difference:
+    """What changed in one group, or overall: means of both over the same items, and the interval around B - A.
+
+    All on the benchmark's scale; the interval is NaN over a single item.
+    """
+
+    group: str
+    items: int
+    a: float
+    b: float
+    change: Interval
+
+
+@dataclass(frozen=True, kw_only=True)
+class Comparison:
+    """Two results over the items that have a value in both.
+
+    `failed` counts the common items that one of them has no value for, `only_a` and `only_b` those that the other one
+    was not asked. `own_headline` says that the benchmark's number is not the mean that the interval is of.
+    """
+
+    title: str
+    variant: str
+    measure: str
+    a: Side
+    b: Side
+    overall: Difference
+    groups: list[Difference]
+    failed: int
+    only_a: int
+    only_b: int
+    own_headline: bool
+
+
+def results(folder: Path) -> list[Store]:
+    """The summarised results in a folder and below it, by path; CorlError when there is none."""
+    found, begun = [], []
+    for inside, folders, files in os.walk(folder):
+        if "result.json" in files:
+            found.append(Store(Path(inside)))
+        elif "manifest.json" in files:
+            begun.append(Path(inside))
+        folders[:] = [] if {"result.json", "manifest.json"} & set(files) else sorted(folders)
+    if found:
+        return sorted(found, key=lambda store: store.folder)
+    if begun:
+        raise CorlError(f"{min(begun)} has no summary yet.", "Go on with it: --resume, or --only summarise")
+    if not folder.is_dir():
+        raise CorlError(f"{folder} is no folder.", "Name a result's folder, or one that holds several.")
+    raise CorlError(f"{folder} holds no result of an evaluation.", "Make one: corl eval world")
+
+
+def compare_all(a: Path, b: Path) -> list[Comparison]:
+    """Every benchmark that both folders hold a result of; UsageError when there is none, or one is there twice."""
+    first, second = (_by_benchmark(folder) for folder in (a, b))
+    common = [key for key in first if key in second]
+    if not common:
+        there = [", ".join(" ".join(key).strip() for key in stores) for stores in (first, second)]
+        raise UsageError(
+            f"{a} and {b} have no benchmark in common: {there[0]} in A, {there[1]} in B.",
+            "Evaluate both checkpoints on the same one: corl eval NAME --checkpoint RUN_OR_MODEL",
+        )
+    return [compare(first[key], second[key]) for key in common]
+
+
+def compare(a: Store, b: Store) -> Comparison:
+    """The difference B - A over the items that both have a value for.
+
+    An item's value is the mean over its samples that have one. UsageError when the two are not of one benchmark and
+    protocol, or share no item.
+    """
+    first, second = a.result(), b.result()
+    _demand_alike(a, b, first, second)
+    ours, theirs = ({item.id: item for item in store.items()} for store in (a, b))
+    common = [name for name in ours if name in theirs]
+    if not common:
+        raise UsageError(
+            f"{a.folder} and {b.folder} have no item in common.", "Evaluate both without --limit, or with the same one."
+        )
+    _demand_same_items(a, b, [name for name in common if ours[name] != theirs[name]])
+    before, after = (_values(store, first["scale"]) for store in (a, b))
+    pairs: dict[str, list[tuple[float, float]]] = {}
+    for name in common:
+        if name in before and name in after:
+            pairs.setdefault(ours[name].group, []).append((before[name], after[name]))
+    compared = sum(map(len, pairs.values()))
+    if not compared:
+        raise CorlError(
+            f"None of the {len(common)} common items has a value in both {a.folder} and {b.folder}.",
+            "See why they failed: corl eval report DIR",
+        )
+    weights = {group["name"]: group["weight"] for group in first["groups"]}
+    return Comparison(
+        title=first["title"],
+        variant=first["variant"],
+        measure=first["measure"],
+        a=_side(a, first),
+        b=_side(b, second),
+        overall=_overall(pairs, weights),
+        groups=[_difference(group, [own], [1.0]) for group, own in pairs.items()],
+        failed=len(common) - compared,
+        only_a=len(ours) - len(common),
+        only_b=len(theirs) - len(common),
+        own_headline=_own_headline(first) or _own_headline(second),
+    )
+
+
+def rows(comparison: Comparison) -> list[dict[str, Any]]:
+    """A table: overall, then each group, where there are several."""
+    groups = comparison.groups if len(comparison.groups) > 1 else []
+    return [
+        {
+            "group": each.group,
+            "items": each.items,
+            "A": each.a,
+            "B": each.b,
+            "B - A": each.change.mean,
+            "low": None if each.change.low != each.change.low else each.change.low,
+            "high": None if each.change.high != each.change.high else each.change.high,
+        }
+        for each in [comparison.overall, *groups]
+    ]
+
+
+def remarks(comparison: Comparison) -> list[str]:
+    """What must be known to read the table right, a sentence each."""
+    level, resamples = f"{bootstrap.LEVEL:.0%}", f"{bootstrap.RESAMPLES:,}"
+    found = [
+        f"low and high are the ends of the {level} interval of B - A: a paired bootstrap over items, {resamples} "
+        "resamples; it knows nothing of the chance in a training."
+    ]
+    if comparison.own_headline:
+        numbers = ", ".join(
+            f"{side.overall:.4g} in {letter}" if side.overall is not None else f"none in {letter}"
+            for letter, side in (("A", comparison.a), ("B", comparison.b))
+        )
+        found.append(
+            f"The interval is of the mean item value; {comparison.title}'s own number is another one: {numbers}."
+        )
+    elif None in (comparison.a.overall, comparison.b.overall):
+        found.append("One of them has no overall number of its own, because samples in it failed.")
+    counts = {
+        "{} left out because a sample in one of them has no value": comparison.failed,
+        "{} in A alone": comparison.only_a,
+        "{} in B alone": comparison.only_b,
+    }
+    told = [text.format(f"{count} item{'s' * (count > 1)}") for text, count in counts.items() if count]
+    if told:
+        found.append(f"Not compared: {'; '.join(told)}.")
+    if any(each.change.low != each.change.low for each in (comparison.overall, *comparison.groups)):
+        found.append("A group of a single item has no interval, and neither has a number that it has a weight in.")
+    return found
+
+
+def _by_benchmark(folder: Path) -> dict[tuple[str, str], Store]:
+    found: dict[tuple[str, str], Store] = {}
+    for store in results(folder):
+        result = store.result()
+        key = (result["benchmark"], result["variant"])
+        if key in found:
+            raise UsageError(
+                f"{folder} holds {' '.join(key).strip()} twice: {found[key].folder} and {store.folder}.",
+                "Name the one that is meant.",
+            )
+        found[key] = store
+    return found
+
+
+def _demand_alike(a: Store, b: Store, first: Mapping[str, Any], second: Mapping[str, Any]) -> None:
+    if any(first[name] != second[name] for name in ("benchmark", "variant")):
+        one, other = (f"{result['title']} {result['variant']}".strip() for result in (first, second))
+        raise UsageError(f"{a.folder} is of {one}, {b.folder} of {other}.", "Compare two results of one benchmark.")
+    for part in PROTOCOL:
+        if unlike := list(_differences(part, first[part], second[part])):
+            raise UsageError(
+                f"{a.folder} and {b.folder} were not evaluated alike: {'; '.join(unlike)}.",
+                "Evaluate one of them again with the other's settings; each has its own in eval.yaml.",
+            )
+
+
+def _demand_same_items(a: Store, b: Store, unlike: Sequence[str]) -> None:
+    if unlike:
+        raise UsageError(
+            f"{a.folder} and {b.folder} were not asked the same: {len(unlike)} items of one name differ, "
+            f"{unlike[0]} for one.",
+            "Evaluate both checkpoints on the same data.",
+        )
+
+
+def _differences(name: str, ours: Any, theirs: Any) -> Iterator[str]:
+    """Where two facts differ, by dotted key."""
+    if isinstance(ours, dict) and isinstance(theirs, dict):
+        for key in dict.fromkeys([*ours, *theirs]):
+            yield from _differences(f"{name}.{key}", ours.get(key), theirs.get(key))
+    elif ours != theirs:
+        yield f"{name} is {json.dumps(ours, ensure_ascii=False)} in A, {json.dumps(theirs, ensure_ascii=False)} in B"
+
+
+def _values(store: Store, scale: float) -> dict[str, float]:
+    """The value of each item that has one."""
+    values: dict[str, list[float]] = {}
+    for (item, _), score in store.scores().items():
+        if score.value is not None:
+            values.setdefault(item, []).append(score.value * scale)
+    return {item: fmean(samples) for item, samples in values.items()}
+
+
+def _overall(pairs: Mapping[str, list[tuple[float, float]]], weights: Mapping[str, float | None]) -> Difference:
+    """Over groups by their weights; over all items alike where they have none."""
+    known = [weights[group] for group in pairs]
+    weighed = [weight for weight in known if weight is not None]
+    if len(weighed) == len(known) and any(weighed):
+        return _difference("overall", list(pairs.values()), weighed)
+    return _difference("overall", [[pair for own in pairs.values() for pair in own]], [1.0])
+
+
+def _difference(group: str, strata: Sequence[Sequence[tuple[float, float]]], weights: Sequence[float]) -> Difference:
+    a, b = (
+        sum(weight * fmean(pair[side] for pair in own) for weight, own in zip(weights, strata, strict=True))
+        / sum(weights)
+        for side in (0, 1)
+    )
+    change = bootstrap.stratified([[after - before for before, after in own] for own in strata], weights)
+    return Difference(group=group, items=sum(map(len, strata)), a=a, b=b, change=change)
+
+
+def _side(store: Store, result: Mapping[str, Any]) -> Side:
+    return Side(folder=store.folder, checkpoint=result["checkpoint"]["name"], overall=result["overall"])
+
+
+def _own_headline(result: Mapping[str, Any]) -> bool:
+    """Whether the overall number is another one than the mean over groups."""
+    mean = summary.overall(result["groups"])
+    return result["overall"] is not None and abs(result["overall"] - mean) > 1e-9 * max(1.0, abs(mean))

@@ -1,0 +1,162 @@
+"""Two results against each other: by hand, and what is refused."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import replace
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from results import Result, question
+
+from corl_cli.core.errors import CorlError, UsageError
+from corl_cli.eval.compare import compare, compare_all, remarks, results, rows
+
+GROUPS = {"a": "colour", "b": "colour", "c": "count", "d": "count"}
+BEFORE = Result(
+    values={"a": [0, 0], "b": [1, 0], "c": [0, 0], "d": [0, 0]}, groups=GROUPS, weights={"colour": 3.0, "count": 1.0}
+)
+AFTER = replace(BEFORE, values={"a": [1, 1], "b": [1, 0], "c": [1, 0], "d": [1, 0]}, checkpoint="trained")
+
+
+def test_a_difference_by_hand(tmp_path):
+    found = compare(BEFORE.write(tmp_path / "a"), AFTER.write(tmp_path / "b"))
+    # Items: a 0 -> 1, b 0.5 -> 0.5; c and d 0 -> 0.5. Groups: 0.25 -> 0.75 and 0 -> 0.5, weighed 3 to 1.
+    assert (found.overall.a, found.overall.b) == (0.75 * 0.25, 0.75 * 0.75 + 0.25 * 0.5)
+    assert found.overall.change.mean == 0.75 * 0.5 + 0.25 * 0.5
+    # A resample of colour has 0, 0.5 or 1; each item of count changed by 0.5.
+    assert (found.overall.change.low, found.overall.change.high) == (0.125, 0.75 + 0.125)
+    colour, count = found.groups
+    assert (colour.group, colour.items, colour.change.low, colour.change.high) == ("colour", 2, 0, 1)
+    assert (count.a, count.b, count.change.low, count.change.high) == (0, 0.5, 0.5, 0.5)
+    assert (found.a.checkpoint, found.b.checkpoint) == ("tiny-janus", "trained")
+    assert not found.own_headline
+
+
+def test_groups_without_weights_count_item_by_item_on_the_benchmarks_scale(tmp_path):
+    groups = GROUPS | {"d": "colour"}
+    a, b = (
+        replace(result, weights=None, groups=groups, scale=100.0).write(tmp_path / name)
+        for name, result in (("a", BEFORE), ("b", AFTER))
+    )
+    found = compare(a, b)
+    assert (found.overall.a, found.overall.b) == (12.5, 62.5)
+    assert found.overall.change.mean == 50
+    assert found.overall.change.high > found.overall.change.low
+    alone = found.groups[1]
+    assert (alone.group, alone.items, alone.change.mean) == ("count", 1, 50)
+    assert math.isnan(alone.change.low)
+    assert rows(found)[2]["low"] is None
+    assert any("single item" in line for line in remarks(found))
+
+
+def test_overall_is_that_of_the_result_where_nothing_is_left_out(tmp_path):
+    a, b = BEFORE.write(tmp_path / "a"), AFTER.write(tmp_path / "b")
+    found = compare(a, b)
+    assert found.overall.a == pytest.approx(a.result()["overall"])
+    assert found.overall.b == pytest.approx(b.result()["overall"])
+
+
+def test_the_table_has_a_line_for_each_group(tmp_path):
+    table = rows(compare(BEFORE.write(tmp_path / "a"), AFTER.write(tmp_path / "b")))
+    assert [row["group"] for row in table] == ["overall", "colour", "count"]
+    assert table[2] == {"group": "count", "items": 2, "A": 0, "B": 0.5, "B - A": 0.5, "low": 0.5, "high": 0.5}
+
+
+def test_items_that_failed_or_are_in_one_alone_are_left_out_and_told(tmp_path):
+    a = replace(BEFORE, values=dict(BEFORE.values) | {"b": [None, None], "x": [1], "y": [1]})
+    b = replace(AFTER, values=dict(AFTER.values) | {"a": [1, None], "z": [1]})
+    weights = {"colour": 3.0, "count": 1.0, "all": 1.0}
+    a, b = replace(a, weights=weights), replace(b, weights=weights)
+    found = compare(a.write(tmp_path / "a"), b.write(tmp_path / "b"))
+    assert (found.failed, found.only_a, found.only_b) == (1, 2, 1)
+    assert found.groups[0].items == 1
+    assert found.groups[0].b == 1  # the sample that failed is in no mean
+    assert found.a.overall is None
+    told = " ".join(remarks(found))
+    assert "1 item left out because a sample in one of them has no value; 2 items in A alone; 1 item in B alone" in told
+    assert "no overall number of its own" in told
+
+
+def test_a_benchmarks_own_number_stands_beside_the_mean(tmp_path):
+    a = replace(BEFORE, headline={"overall": 0.9}).write(tmp_path / "a")
+    b = replace(AFTER, headline={"overall": 0.8}).write(tmp_path / "b")
+    found = compare(a, b)
+    assert found.own_headline
+    assert any("0.9 in A, 0.8 in B" in line for line in remarks(found))
+
+
+@pytest.mark.parametrize(
+    ("change", "named"),
+    [
+        ({"benchmark": "wise", "title": "WISE"}, " of WISE"),
+        ({"variant": "verified"}, " of GenEval verified"),
+        ({"prompts": {"file": "other.jsonl"}}, r'prompts\.file is "prompts\.jsonl" in A, "other\.jsonl" in B'),
+        ({"scorer": {"detector": "another"}}, r"scorer\.detector"),
+        ({"sampling": {"seed": 0, "t2i": {"cfg_weight": 1.0}}}, r"sampling\.t2i\.cfg_weight is 5\.0 in A, 1\.0 in B"),
+        ({"values": {"e": [1]}}, "no item in common"),
+        ({"item": question}, "4 items of one name differ, a for one"),
+    ],
+)
+def test_what_is_not_alike_is_refused_by_name(tmp_path, change, named):
+    a, b = BEFORE.write(tmp_path / "a"), replace(AFTER, weights=None, **change).write(tmp_path / "b")
+    with pytest.raises(UsageError, match=named) as refused:
+        compare(a, b)
+    assert "\n" not in refused.value.message
+
+
+def test_two_results_without_a_common_value_cannot_be_compared(tmp_path):
+    a = replace(BEFORE, values={"a": [1], "b": [None]}).write(tmp_path / "a")
+    b = replace(AFTER, values={"a": [None], "b": [1]}).write(tmp_path / "b")
+    with pytest.raises(CorlError, match="None of the 2 common items"):
+        compare(a, b)
+
+
+def test_parents_are_paired_by_benchmark_and_variant(tmp_path):
+    for place, result in (("a", BEFORE), ("b", AFTER)):
+        result.write(tmp_path / place / "eval" / "geneval")
+        replace(result, benchmark="wise", title="WISE", variant="legacy").write(tmp_path / place / "eval" / "wise")
+    replace(BEFORE, benchmark="dpg").write(tmp_path / "a" / "dpg")
+    found = compare_all(tmp_path / "a", tmp_path / "b")
+    assert [(each.title, each.variant) for each in found] == [("GenEval", ""), ("WISE", "legacy")]
+    assert len(compare_all(tmp_path / "a" / "eval" / "wise", tmp_path / "b")) == 1
+    with pytest.raises(UsageError, match="no benchmark in common: dpg in A, geneval, wise legacy in B"):
+        compare_all(tmp_path / "a" / "dpg", tmp_path / "b")
+    BEFORE.write(tmp_path / "a" / "once-more")
+    with pytest.raises(UsageError, match="geneval twice"):
+        compare_all(tmp_path / "a", tmp_path / "b")
+
+
+def test_results_are_found_by_path_and_their_lack_says_what_to_do(tmp_path):
+    for name in ("z", "b/c", "b/a"):
+        BEFORE.write(tmp_path / "all" / name)
+    found = results(tmp_path / "all")
+    assert [str(store.folder.relative_to(tmp_path / "all")) for store in found] == ["b/a", "b/c", "z"]
+    assert [store.folder for store in results(tmp_path / "all" / "z")] == [tmp_path / "all" / "z"]
+    (tmp_path / "empty").mkdir()
+    with pytest.raises(CorlError, match="holds no result") as nothing:
+        results(tmp_path / "empty")
+    assert "corl eval" in (nothing.value.hint or "")
+    with pytest.raises(CorlError, match="is no folder"):
+        results(tmp_path / "absent")
+    (tmp_path / "all" / "z" / "result.json").unlink()
+    with pytest.raises(CorlError, match="no summary yet"):
+        results(tmp_path / "all" / "z")
+
+
+@settings(max_examples=15, deadline=None)
+@given(st.lists(st.tuples(st.floats(0, 1), st.floats(0, 1)), min_size=2, max_size=12))
+def test_exchanging_the_two_turns_the_difference_round(tmp_path_factory, pairs):
+    folder = tmp_path_factory.mktemp("pairs")
+    a, b = (
+        Result(values={f"i{n}": [pair[side]] for n, pair in enumerate(pairs)}).write(folder / "ab"[side])
+        for side in (0, 1)
+    )
+    there, back = compare(a, b).overall.change, compare(b, a).overall.change
+    assert there.mean == pytest.approx(-back.mean)
+    assert (there.low, there.high) == pytest.approx((-back.high, -back.low))
+    assert there.low <= there.mean + 1e-12
+    assert there.mean <= there.high + 1e-12
+    same = compare(a, a).overall.change
+    assert (same.mean, same.low, same.high) == (0, 0, 0)
