@@ -39,9 +39,9 @@ class Estimate:
 
     def __str__(self) -> str:
         if self.cost is None:
-            return f"{self.calls} calls at most"
+            return f"up to {self.calls} calls"
         return (
-            f"{self.calls} calls at most, about ${self.cost:,.2f} "
+            f"up to {self.calls} calls, about ${self.cost:,.2f} "
             f"(guessed at {READ} tokens read and {WRITTEN} written a call)"
         )
 

@@ -69,7 +69,9 @@ class Endpoint:
         if not key:
             raise CorlError(f"The judge's key is not there: {variable} is empty.", f"export {variable}=…")
         if not key.isascii() or not key.isprintable() or " " in key:
-            raise CorlError(f"{variable} holds no key: it has blanks or letters that no key has.", f"export {variable}=…")
+            raise CorlError(
+                f"{variable} holds no key: it has blanks or letters that no key has.", f"export {variable}=…"
+            )
         return key
 
     def call(self, messages: list[dict[str, Any]], stop: threading.Event, retries: int | None = None) -> str:
