@@ -12,6 +12,7 @@ from corl_cli.cli import (
     bench,
     data,
     doctor,
+    evaluate,
     merge,
     prepare,
     recipe,
@@ -66,6 +67,7 @@ app.add_typer(train.app, name="train")
 app.command(epilog="Example: corl merge runs/t2i runs/mm2t --base world --out merged")(merge.merge)
 app.add_typer(study.app, name="study")
 app.add_typer(reward.app, name="reward")
+app.add_typer(evaluate.app, name="eval")
 app.add_typer(data.app, name="data")
 app.add_typer(recipe.app, name="recipe")
 app.add_typer(world.app, name="world")

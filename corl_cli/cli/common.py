@@ -41,11 +41,12 @@ Set = Annotated[
 ]
 Out = Annotated[Path | None, typer.Option("--out", metavar="DIR", help="The folder to write to.")]
 Seed = Annotated[int | None, typer.Option("--seed", help="Seed, in place of the recipe's.")]
+Limit = Annotated[int | None, typer.Option("--limit", min=1, help="So many items only, spread over all.")]
 Json = Annotated[bool, typer.Option("--json", help="Print JSON.")]
 DryRun = Annotated[bool, typer.Option("--dry-run", help="Check, print the plan, and do nothing.")]
 NumProcesses = Annotated[
     int | None,
-    typer.Option("--num-processes", min=1, help="Train in so many processes of this machine, one on each GPU."),
+    typer.Option("--num-processes", min=1, help="So many processes of this machine, one on each GPU."),
 ]
 Resume = Annotated[bool, typer.Option("--resume", help="Go on in --out where it stopped.")]
 FIGURES = "+-–0123456789.e%"  # what a cell that is a number consists of

@@ -1,0 +1,108 @@
+"""What the scores of a result come to: the mean over groups, its standard error, and what failed and why."""
+
+from __future__ import annotations
+
+import math
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from statistics import fmean, variance
+from typing import Any
+
+from corl_cli.core.errors import CorlError
+from corl_cli.core.numbers import finite
+from corl_cli.eval.base import Benchmark, Item, Score
+from corl_cli.eval.store import Store
+
+
+def summarise(benchmark: Benchmark, store: Store, *, allow_partial: bool) -> dict[str, Any]:
+    """The result in JSON (see the store): equal files give equal results, whoever made them and when.
+
+    The overall number is None while a sample has no value, unless `allow_partial`; what failed is in no mean. CorlError
+    when nothing was scored.
+    """
+    manifest, items, scores = store.manifest(), store.items(), store.scores()
+    keys = store.keys()
+    if not scores:
+        raise CorlError(f"Nothing in {store.folder} has been scored.", "Score it: --only score")
+    scored = {key: score for key in keys if (score := scores.get(key)) and score.value is not None}
+    failed = [scores[key].reason if key in scores else "it was not scored yet" for key in keys if key not in scored]
+    names = list(dict.fromkeys(item.group for item in items))
+    weights = benchmark.weights(names)
+    groups = [_group(name, weights, items, scored, benchmark.scale) for name in names]
+    whole = not failed or allow_partial
+    further = benchmark.headline(items, list(scored.values()), store.folder) if scored else {}
+    mean = overall(groups)
+    result = {
+        **{name: manifest[name] for name in ("benchmark", "variant", "checkpoint", "sampling", "prompts")},
+        "scorer": manifest.get("scorer"),
+        "title": benchmark.title,
+        "comparable": benchmark.comparable and manifest["limit"] is None,
+        "measure": benchmark.measure,
+        "scale": benchmark.scale,
+        "limit": manifest["limit"],
+        "items": len(items),
+        "items_of": manifest["items_of"],
+        "samples": len(keys),
+        "failed": len(failed),
+        "failures": dict(Counter(failed).most_common()),
+        "partial": bool(failed) and allow_partial,
+        "overall": further.get("overall", mean) if whole else None,
+        "mean": mean if whole else None,
+        "stderr": error(groups) if whole else None,
+        "metrics": {name: value for name, value in further.items() if name != "overall"} if whole else {},
+        "groups": groups,
+    }
+    return dict(finite(result))
+
+
+def overall(groups: Sequence[Mapping[str, Any]]) -> float:
+    """The weighted mean of the groups' means; where they have no weights, the mean of all samples. NaN of none."""
+    known = [group for group in groups if group["mean"] is not None]
+    weights = [_weight(group) for group in known]
+    if not sum(weights):
+        return math.nan
+    return sum(weight * group["mean"] for weight, group in zip(weights, known, strict=True)) / sum(weights)
+
+
+def error(groups: Sequence[Mapping[str, Any]]) -> float:
+    """The standard error of `overall`, items being drawn anew within each group; NaN where a group has one item."""
+    known = [group for group in groups if group["mean"] is not None]
+    weights = [_weight(group) for group in known]
+    if not sum(weights) or any(group["stderr"] is None for group in known):
+        return math.nan
+    return math.sqrt(sum((w * g["stderr"]) ** 2 for w, g in zip(weights, known, strict=True))) / sum(weights)
+
+
+def _weight(group: Mapping[str, Any]) -> float:
+    weight: float = group["samples"] - group["failed"] if group["weight"] is None else group["weight"]
+    return weight
+
+
+def _group(
+    name: str,
+    weights: Mapping[str, float] | None,
+    items: Sequence[Item],
+    scored: Mapping[tuple[str, int], Score],
+    scale: float,
+) -> dict[str, Any]:
+    """A group's mean over samples, and its standard error over items, whose samples share their fate."""
+    own = [item for item in items if item.group == name]
+    values = [
+        [
+            score.value * scale
+            for n in range(item.samples)
+            if (score := scored.get((item.id, n))) and score.value is not None
+        ]
+        for item in own
+    ]
+    means = [fmean(samples) for samples in values if samples]
+    every = [value for samples in values for value in samples]
+    return {
+        "name": name,
+        "weight": weights[name] if weights else None,
+        "items": len(own),
+        "samples": sum(item.samples for item in own),
+        "failed": sum(item.samples for item in own) - len(every),
+        "mean": fmean(every) if every else None,
+        "stderr": math.sqrt(variance(means) / len(means)) if len(means) > 1 else None,
+    }

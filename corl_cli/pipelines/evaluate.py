@@ -1,0 +1,241 @@
+"""One benchmark of one checkpoint: generate, score, summarise; each step goes on from files."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any, Literal, Protocol, get_args
+
+from accelerate import Accelerator, PartialState
+
+from corl_cli.core.errors import CorlError, UsageError
+from corl_cli.core.loader import dump
+from corl_cli.core.recipe import Recipe
+from corl_cli.core.requirements import demand
+from corl_cli.eval.base import Benchmark, Item, Score, Work
+from corl_cli.eval.judge import Judge
+from corl_cli.eval.store import Store
+from corl_cli.eval.summary import summarise
+from corl_cli.pipelines import launch
+from corl_cli.pipelines.abilities import join
+from corl_cli.pipelines.evaluated import Checkpoint
+from corl_cli.pipelines.generate import Generator
+
+Step = Literal["generate", "score", "summarise"]
+STEPS: tuple[Step, ...] = get_args(Step)
+
+
+class Display(Protocol):
+    """Shows an evaluation to whoever waits for it."""
+
+    def say(self, line: str) -> None:
+        """A line to read."""
+
+    def bar(self, what: str, total: int) -> Any:
+        """A context manager that gives a Progress."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Order:
+    """What is asked for: these steps of a benchmark, in a folder; `limit` items spread over all of them."""
+
+    recipe: Recipe
+    benchmark: Benchmark
+    checkpoint: Checkpoint | None  # None where nothing is generated: the files say whose they are
+    store: Store
+    steps: Sequence[Step] = STEPS
+    limit: int | None = None
+    resume: bool = False
+    allow_partial: bool = False
+
+
+def check(order: Order) -> None:
+    """CorlError with everything that the steps need and this machine lacks; UsageError where the folder is taken."""
+    store = order.store
+    if store.exists and not order.resume and "generate" in order.steps:
+        raise UsageError(
+            f"{store.folder} holds a result already.",
+            "Go on with it, or see it again, with --resume; start another with another --out.",
+        )
+    if not store.exists and "generate" not in order.steps:
+        raise UsageError(
+            f"{store.folder} holds nothing to {order.steps[0]}.",
+            f"Begin with: corl eval {order.benchmark.name} --only generate --out {store.folder}",
+        )
+    needs = order.benchmark.requirements() if "generate" in order.steps and not store.exists else []
+    if "score" in order.steps:
+        needs = [*needs, *order.benchmark.scorers()]
+    demand(needs, order.benchmark.name)
+
+
+def is_main_process() -> bool:
+    """Whether this process is the one that talks."""
+    return PartialState().is_main_process
+
+
+def evaluate(order: Order, display: Display) -> dict[str, Any] | None:
+    """Do the steps; all processes take part, the first one has the summary.
+
+    Nothing is exchanged but through files: processes wait for each other between steps only. CorlError when a sample
+    has no drawing, or the folder holds a result of something else.
+    """
+    accelerator = join()
+    with launch.watching():
+        if accelerator.is_main_process:
+            _open(order, display)
+        accelerator.wait_for_everyone()
+        if "generate" in order.steps:
+            _generate(order, accelerator, display)
+            _settle(order, accelerator)
+        if "score" in order.steps:
+            _score(order, accelerator, display)
+            _settle(order, accelerator)
+        if "summarise" in order.steps and accelerator.is_main_process:
+            result = summarise(order.benchmark, order.store, allow_partial=order.allow_partial)
+            order.store.summarised(result)
+            return result
+    return None
+
+
+def _settle(order: Order, accelerator: Accelerator) -> None:
+    accelerator.wait_for_everyone()
+    if accelerator.is_main_process:
+        order.store.settle()
+    accelerator.wait_for_everyone()
+
+
+def _open(order: Order, display: Display) -> None:
+    """Begin a result, or make sure that the one that is there is of the same weights, words and scorer."""
+    store, benchmark = order.store, order.benchmark
+    facts = {"benchmark": benchmark.name, "variant": benchmark.variant, "prompts": benchmark.protocol()}
+    if "score" in order.steps:
+        facts["scorer"] = benchmark.scorer()
+    if order.checkpoint:
+        facts["sampling"] = sampling(order.recipe, benchmark)
+        facts["checkpoint"] = {"name": order.checkpoint.name, "weights": order.checkpoint.digest()}
+    if store.exists:
+        store.settle()
+        store.check(facts)
+        if order.limit is not None and order.limit != store.manifest()["limit"]:
+            raise UsageError(
+                f"{store.folder} was begun with --limit {store.manifest()['limit']}.", "Leave --limit out."
+            )
+        if "scorer" in facts:
+            store.note(store.manifest() | {"scorer": facts["scorer"]})
+        return
+    display.say(f"{benchmark.name}: reading what is asked")
+    items = benchmark.items(store.folder)
+    if len({item.id for item in items}) < len(items):
+        raise CorlError(f"{benchmark.title} has two items of one name.", "Mend the data: each id stands once.")
+    chosen = spread(items, order.limit)
+    store.create(facts | {"limit": order.limit, "items_of": len(items)}, chosen, dump(order.recipe))
+
+
+def spread(items: Sequence[Item], limit: int | None) -> list[Item]:
+    """`limit` items, evenly spread, so that a few are of every tag; all where there is no limit."""
+    if limit is None or limit >= len(items):
+        return list(items)
+    return [items[index * len(items) // limit] for index in range(limit)]
+
+
+def sampling(recipe: Recipe, benchmark: Benchmark) -> dict[str, Any]:
+    """How outputs are sampled, by task, and the seed: what is printed with the result."""
+    section = recipe.eval
+    found: dict[str, Any] = {"seed": recipe.seed}
+    if "t2i" in benchmark.tasks:
+        found["t2i"] = section.t2i.model_dump(exclude={"images"})
+    if "mm2t" in benchmark.tasks:
+        found["mm2t"] = section.mm2t.model_dump() | {
+            "instruction": section.instruction and section.instruction.model_dump()
+        }
+    return found
+
+
+def _generate(order: Order, accelerator: Accelerator, display: Display) -> None:
+    assert order.checkpoint
+    generator = Generator(order.recipe, order.benchmark.name, order.checkpoint, order.store, accelerator)
+    if accelerator.is_main_process:
+        generator.refuse()
+    todo = generator.missing()
+    if not todo:
+        return
+    number = sum(len(batch.items) * batch.samples for batch in todo)
+    start = time.perf_counter()
+    with _bar(display, accelerator, "generating", number) as bar:
+        generator.run(todo, bar)
+    order.store.timed("generate", accelerator.process_index, number, time.perf_counter() - start)
+
+
+def _score(order: Order, accelerator: Accelerator, display: Display) -> None:
+    work, failed = to_score(order.store, allow_partial=order.allow_partial)
+    rank, processes = accelerator.process_index, accelerator.num_processes
+    if order.benchmark.sharded:
+        work = work[rank::processes]
+    elif not accelerator.is_main_process:
+        work = []
+    if not work and not failed:
+        return
+    benchmark, start = order.benchmark, time.perf_counter()
+    with order.store.scoring(rank) as append:
+        for score in failed if accelerator.is_main_process else []:
+            append(score)
+        if not work:
+            return
+        benchmark.load(accelerator.device)
+        if calls := benchmark.calls(len(work)):
+            _probe(order, calls, display)
+        with _bar(display, accelerator, "scoring", len(work)) as bar:
+            for score in benchmark.score(work, order.store.folder):
+                append(score)
+                bar.advance(1, score.reason if score.value is None else "")
+    order.store.timed("score", rank, len(work), time.perf_counter() - start)
+
+
+def to_score(store: Store, *, allow_partial: bool) -> tuple[list[Work], list[Score]]:
+    """What has no score yet, and scores of what was never made; CorlError when samples are missing.
+
+    What failed before is tried again. With `allow_partial` missing samples are scores that failed.
+    """
+    answers, scores = store.answers(), store.scores()
+    work: list[Work] = []
+    failed: list[Score] = []
+    for item in store.items():
+        for sample in range(item.samples):
+            done = scores.get((item.id, sample))
+            if done and done.value is not None:
+                continue
+            line = answers.get((item.id, sample))
+            if item.task == "t2i" and store.drawn(item.id, sample):
+                work.append(Work(item=item, sample=sample, output=store.image(item.id, sample)))
+            elif line and "text" in line:
+                work.append(Work(item=item, sample=sample, output=line["text"]))
+            else:
+                failed.append(
+                    Score(item=item.id, sample=sample, value=None, reason=line["failed"] if line else MISSING)
+                )
+    missing = [score for score in failed if score.reason == MISSING]
+    if missing and not allow_partial:
+        first = missing[0]
+        raise CorlError(
+            f"{len(missing)} of {len(store.keys())} samples in {store.folder} were never made, "
+            f"sample {first.sample} of {first.item} for one.",
+            "Make them with --resume, or score the others with --allow-partial.",
+        )
+    return work, failed
+
+
+MISSING = "it was never made"
+
+
+def _probe(order: Order, calls: int, display: Display) -> None:
+    assert order.recipe.eval.judge
+    judge = Judge(order.recipe.eval.judge)
+    estimate = judge.probe(calls)
+    cost = "" if estimate.cost is None else f", about ${estimate.cost:.2f}"
+    display.say(f"judge {order.recipe.eval.judge.model} answers: {calls} calls at most{cost}")
+
+
+def _bar(display: Display, accelerator: Accelerator, what: str, total: int) -> Any:
+    share = f" (share of process 0 of {accelerator.num_processes})" if accelerator.num_processes > 1 else ""
+    return display.bar(f"{what}{share}", total)
