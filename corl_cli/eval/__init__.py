@@ -29,7 +29,7 @@ BENCHMARKS: dict[str, str] = {
 
 
 def resolve(name: str) -> type[Benchmark]:
-    """The class of a registered benchmark, or of the user's own `my_pkg.module:Class`; UsageError when there is none."""
+    """The class of a registered benchmark, or the user's own `my_pkg.module:Class`; UsageError when there is none."""
     cls: type[Benchmark] = Kind(
         "benchmark", "corl_cli.eval.base:Benchmark", BENCHMARKS, attributes=("title", "tasks", "measure")
     ).resolve(name)

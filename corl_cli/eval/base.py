@@ -109,7 +109,7 @@ class Benchmark(ABC):
 
     @property
     def comparable(self) -> bool:
-        """Whether the paper's number for this benchmark may stand beside this one: same prompts, same kind of scorer."""
+        """Whether the paper's number may stand beside this one: same prompts, same kind of scorer."""
         return True
 
     def requirements(self) -> list[Requirement]:
@@ -135,7 +135,7 @@ class Benchmark(ABC):
     def scorer(self) -> dict[str, Any]:
         """What scores depend on, in JSON: rules, thresholds, detector, judge, by name and version; no secrets."""
 
-    def load(self, device: torch.device) -> None:
+    def load(self, device: torch.device) -> None:  # noqa: B027 (many have nothing to load)
         """Bring to `device` what scoring needs; called once before `score`."""
 
     @abstractmethod

@@ -1,9 +1,10 @@
-"""From what was typed to orders of benchmarks that can be carried out, and what is said about them and their results."""
+"""From what was typed to orders that can be carried out, and what is said about them and their results."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +13,8 @@ import torch
 from corl_cli.core.errors import UsageError
 from corl_cli.core.loader import refuse
 from corl_cli.core.recipe import Recipe
+from corl_cli.core.requirements import demand
+from corl_cli.core.types import AnswerType
 from corl_cli.data import templates
 from corl_cli.eval import BENCHMARKS, bind, resolve
 from corl_cli.eval.base import Benchmark, Setting
@@ -61,14 +64,11 @@ def take(asked: Asked, names: Sequence[str] | None) -> list[Order]:
         )
     setting = settle(recipe, checkpoint)
     bound: list[Benchmark] = []
-
-    def attempt(name: str) -> None:
-        bound.append(bind(name, recipe.eval.benchmarks.get(name, {}), setting))
-
-    attempts = [lambda name=name: attempt(name) for name in wanted]
+    attempts: list[Callable[[], object]] = [partial(_bind, name, recipe, setting, bound) for name in wanted]
+    attempts.append(partial(templates.check, instruction(recipe, checkpoint)))
     if "generate" in asked.steps:
-        attempts += [lambda: build.policy_class(recipe.model.family), lambda: _check_weights(checkpoint)]
-    faults, hints = build.failures([*attempts, lambda: templates.check(instruction(recipe, checkpoint))])
+        attempts += [partial(build.policy_class, recipe.model.family), partial(_check_weights, checkpoint)]
+    faults, hints = build.failures(attempts)
     if found.faults or faults:
         if not found.faults:
             raise UsageError("\n".join(faults), "\n".join(hints) or None)
@@ -91,10 +91,17 @@ def take(asked: Asked, names: Sequence[str] | None) -> list[Order]:
     ]
 
 
+def _bind(name: str, recipe: Recipe, setting: Setting, bound: list[Benchmark]) -> None:
+    bound.append(bind(name, recipe.eval.benchmarks.get(name, {}), setting))
+
+
 def settle(recipe: Recipe, checkpoint: Checkpoint) -> Setting:
     """What the recipe says to every benchmark, about this checkpoint."""
     words = instruction(recipe, checkpoint)
-    instructions = {kind: templates.INSTRUCTIONS.get(getattr(words, kind), "") for kind in ("mc", "oe")}
+    instructions: dict[AnswerType, str] = {
+        "mc": templates.INSTRUCTIONS.get(words.mc, ""),
+        "oe": templates.INSTRUCTIONS.get(words.oe, ""),
+    }
     return Setting(
         seed=recipe.seed,
         drawing=recipe.eval.t2i,
@@ -107,7 +114,7 @@ def settle(recipe: Recipe, checkpoint: Checkpoint) -> Setting:
 
 def check_all(orders: Sequence[Order]) -> None:
     """UsageError with what any of several orders needs and this machine lacks: nothing is begun."""
-    faults, hints = build.failures([lambda order=order: evaluate.check(order) for order in orders])
+    faults, hints = build.failures([partial(evaluate.check, order) for order in orders])
     if faults:
         raise UsageError("\n".join(faults), "\n".join(hints) or None)
 
@@ -125,7 +132,7 @@ def remarks(order: Order, asked: Asked) -> Iterator[str]:
 def describe(order: Order, num_processes: int) -> dict[str, Any]:
     """What would be done, without reading the data."""
     benchmark = order.benchmark
-    needs = [need for need in (*benchmark.requirements(), *benchmark.scorers())]
+    needs = [*benchmark.requirements(), *benchmark.scorers()]
     return {
         "benchmark": benchmark.title + (f" ({benchmark.variant})" if benchmark.variant else ""),
         "checkpoint": order.checkpoint.name if order.checkpoint else "as in the folder",
@@ -172,31 +179,16 @@ def overview(result: dict[str, Any]) -> dict[str, Any]:
 
 def breakdown(result: dict[str, Any]) -> list[dict[str, Any]]:
     """The groups of a result, its further numbers, and the overall one last."""
-    rows = [
-        {
-            "": group["name"],
-            "score": group["mean"],
-            "±": group["stderr"],
-            "items": group["items"],
-            "failed": group["failed"],
-        }
-        for group in result["groups"]
-    ]
-    rows += [
-        {"": name, "score": value, "±": None, "items": None, "failed": None}
-        for name, value in result["metrics"].items()
-    ]
     name = "overall (partial)" if result["partial"] else "overall"
     return [
-        *rows,
-        {
-            "": name,
-            "score": result["overall"],
-            "±": result["stderr"],
-            "items": result["items"],
-            "failed": result["failed"],
-        },
+        *(_row(group["name"], group["mean"], group) for group in result["groups"]),
+        *(_row(metric, value, {}) for metric, value in result["metrics"].items()),
+        _row(name, result["overall"], result),
     ]
+
+
+def _row(name: str, score: float | None, about: Mapping[str, Any]) -> dict[str, Any]:
+    return {"": name, "score": score, "±": about.get("stderr")} | {key: about.get(key) for key in ("items", "failed")}
 
 
 def protocol(result: dict[str, Any]) -> Iterator[str]:
@@ -212,8 +204,6 @@ def protocol(result: dict[str, Any]) -> Iterator[str]:
 
 def self_test(order: Order) -> list[dict[str, Any]]:
     """What the benchmark's scorer makes of what has a known score; CorlError where there is nothing to try."""
-    from corl_cli.core.requirements import demand
-
     demand(order.benchmark.scorers(), order.benchmark.name)
     order.benchmark.load(torch.device("cuda" if torch.cuda.is_available() else "cpu"))
     checks = order.benchmark.self_test()
