@@ -1,0 +1,60 @@
+"""What has to differ from lmms-eval 0.7.3 for its scores to be right: no guessing, and We-Math's score from any items."""
+
+from __future__ import annotations
+
+import sys
+from collections import defaultdict
+from collections.abc import Mapping, Sequence
+from importlib import import_module
+from types import ModuleType
+from typing import Any
+
+_STEPS = {f"{steps}steps_multi": [f"{steps}steps_{step}" for step in range(1, steps + 1)] for steps in (2, 3)}
+
+
+class _NoGuess:
+    """Stands where MMMU's parser looks for `random`: an answer that names no option chooses none."""
+
+    @staticmethod
+    def choice(options: Sequence[str]) -> str:
+        return ""
+
+
+def _no_algebra(*_: object) -> None:
+    raise NotImplementedError("the gold answers of We-Math and LogicVista are letters; nothing is compared as algebra")
+
+
+def mend() -> None:
+    """Make lmms-eval's tasks load and score without guesses; call it in the process that scores, before they load.
+
+    We-Math and LogicVista import math_verify, of which pip installs a version beside lmms-eval that cannot be imported
+    (it lacks latex2sympy2_extended, which in turn cannot stand beside the latex2sympy2 that MathVision needs).
+    """
+    sys.modules["math_verify"] = algebra = ModuleType("math_verify")
+    vars(algebra).update(parse=_no_algebra, verify=_no_algebra)
+    vars(import_module("lmms_eval.tasks._task_utils.mmmu_mcq_utils"))["random"] = _NoGuess
+
+
+def we_math(records: Sequence[Mapping[str, Any]]) -> dict[str, float]:
+    """We-Math's strict and loose scores in percent, over the problems of which every step was answered.
+
+    `records` are the values of the task's `wemath_strict`: ID, key (2steps_1 … 3steps_multi), acc_score. A problem
+    counts 1 when it and its steps are solved (loose: at least one step), 0.5 when its steps are and it is not, else 0
+    (We-Math, arXiv 2407.01284). lmms-eval divides by zero where no composite problem is solved and takes all 525
+    problems for answered. Empty where no problem is complete.
+    """
+    problems: dict[str, dict[str, bool]] = defaultdict(dict)
+    for record in records:
+        problems[str(record["ID"])][record["key"]] = record["acc_score"] == 1
+    strict, loose = [], []
+    for solved in problems.values():
+        whole = next((key for key in _STEPS if key in solved), None)
+        if whole is None or not all(step in solved for step in _STEPS[whole]):
+            continue
+        steps = [solved[step] for step in _STEPS[whole]]
+        partly = 0.5 * (all(steps) and not solved[whole])
+        strict.append(partly + (all(steps) and solved[whole]))
+        loose.append(partly + (any(steps) and solved[whole]))
+    if not strict:
+        return {}
+    return {"wemath_strict": 100 * sum(strict) / len(strict), "wemath_loose": 100 * sum(loose) / len(loose)}
