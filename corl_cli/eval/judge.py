@@ -25,6 +25,7 @@ PARSED = 2  # answers asked for until one can be read
 READ, WRITTEN = 1500, 100  # tokens of a call, for an estimate: a rubric and one image of 384 px; some lines
 PROBE = "Reply with the single word: ready"
 PROBE_RETRIES = 2  # a judge that is down should be told of at once
+WORKER = "corl-judge"  # the name of a thread that asks
 BEGINNING = 80  # characters of an answer that could not be read, in the reason
 
 _TYPES = {".png": "image/png", ".jpg": "image/jpeg", ".jpeg": "image/jpeg", ".webp": "image/webp"}
@@ -139,7 +140,7 @@ class Judge:
 
         try:
             for _ in range(min(self.settings.concurrency, len(things))):
-                threading.Thread(target=work, daemon=True).start()  # daemons, so that nobody waits for them at the end
+                threading.Thread(target=work, name=WORKER, daemon=True).start()  # daemons: nobody waits for them
             for _ in things:
                 thing, result = done.get()
                 if isinstance(result, ValueError):
