@@ -24,13 +24,14 @@ _WORDS = ("tokenizer.json", "vocab.txt", "vocab.json", "*.model")  # without, tr
 _TEXTS = ("*.json", "*.txt", "*.model", "*.jinja")
 
 
-def requirement(name: str, checkpoint: str, architecture: str | None = None) -> Requirement:
+def requirement(name: str, checkpoint: str, architecture: str | None = None, *, words: bool = True) -> Requirement:
     """Whether a checkpoint is on this machine, whole and of the right class; nothing is loaded or fetched.
 
-    `architecture` is the transformers class it was saved from, None where any will do.
+    `architecture` is the transformers class it was saved from, None where any will do; `words` says that it reads
+    text, and so has a tokenizer.
     """
-    folder = _folder(checkpoint)
-    if folder is not None and (fault := _fault(folder, architecture)):
+    folder = _folder(checkpoint, words)
+    if folder is not None and (fault := _fault(folder, architecture, words)):
         remedy = f"Give a folder or hub id of a {architecture or 'model'} in transformers' format."
         return Requirement(name=name, state="broken", detail=f"{checkpoint} {fault}", remedy=remedy)
     if folder is not None:
@@ -55,16 +56,17 @@ def requirement(name: str, checkpoint: str, architecture: str | None = None) -> 
 
 
 @contextmanager
-def reading(name: str, checkpoint: str, architecture: str | None = None) -> Iterator[Path]:
+def reading(name: str, checkpoint: str, architecture: str | None = None, *, words: bool = True) -> Iterator[Path]:
     """The checkpoint's folder, fetched from the hub if need be; what fails inside becomes one CorlError.
 
-    transformers' warnings and bars are silent inside; a download shows the hub's own bar.
+    The arguments are those of `requirement`. transformers' warnings and bars are silent inside; a download shows the
+    hub's own bar.
     """
-    demand([requirement(name, checkpoint, architecture)], "The measure")
+    demand([requirement(name, checkpoint, architecture, words=words)], "The measure")
     torchvision_guard.check()  # before transformers' image classes are imported
     try:
-        folder = _folder(checkpoint) or _fetched(name, checkpoint)
-        if fault := _fault(folder, architecture):
+        folder = _folder(checkpoint, words) or _fetched(name, checkpoint)
+        if fault := _fault(folder, architecture, words):
             raise ValueError(f"it {fault}")
         with _quiet():
             yield folder
@@ -90,7 +92,7 @@ def weights(read: Callable[..., Any], folder: Path, *, spare: str | None = None)
     return model.eval().requires_grad_(False)
 
 
-def _folder(checkpoint: str) -> Path | None:
+def _folder(checkpoint: str, words: bool) -> Path | None:
     """The folder itself, or the one in the hub's cache that holds the whole checkpoint; None when it is not here."""
     place = Path(checkpoint).expanduser()
     if place.exists():
@@ -101,7 +103,7 @@ def _folder(checkpoint: str) -> Path | None:
         return None
     if not isinstance(found, str):
         return None
-    return None if _lacking(Path(found).parent) else Path(found).parent
+    return None if _lacking(Path(found).parent, words) else Path(found).parent
 
 
 def _means_folder(checkpoint: str) -> bool:
@@ -114,15 +116,15 @@ def _means_folder(checkpoint: str) -> bool:
     return parent != Path() and parent.is_dir()
 
 
-def _fault(folder: Path, architecture: str | None) -> str | None:
+def _fault(folder: Path, architecture: str | None, words: bool) -> str | None:
     """What is wrong with a checkpoint's folder, as far as its small files tell."""
-    if lacking := _lacking(folder):
+    if lacking := _lacking(folder, words):
         return lacking
     saved = _json(folder / "config.json").get("architectures") or []
     return f"holds a {saved[0]}, not a {architecture}" if architecture and saved and architecture not in saved else None
 
 
-def _lacking(folder: Path) -> str | None:
+def _lacking(folder: Path, words: bool) -> str | None:
     """What a folder lacks of a checkpoint: its configuration, its tokenizer, its weights or some of their shards."""
     if not folder.is_dir():
         return "is a file, not a folder"
@@ -130,7 +132,7 @@ def _lacking(folder: Path) -> str | None:
         return "holds no config.json"
     if not _json(folder / "config.json"):
         return "holds a config.json that cannot be read"
-    if not any(file for pattern in _WORDS for file in folder.glob(pattern)):
+    if words and not any(file for pattern in _WORDS for file in folder.glob(pattern)):
         return f"holds no tokenizer ({', '.join(_WORDS)})"
     if any((folder / name).is_file() for name in _WEIGHTS):
         return None
