@@ -87,7 +87,7 @@ class VqaModel:
 
 
 class Blip:
-    """BlipForQuestionAnswering, each image looked at once."""
+    """BlipForQuestionAnswering."""
 
     def __init__(self, folder: Path, config: Any, device: torch.device) -> None:
         if _BLIP not in (config.architectures or [_BLIP]):
@@ -97,44 +97,27 @@ class Blip:
         self.pixels = BlipImageProcessorPil.from_pretrained(folder)
         self.tokenizer = AutoTokenizer.from_pretrained(folder)
         self.model = checkpoints.weights(BlipForQuestionAnswering.from_pretrained, folder).to(device)
-        text = self.model.config.text_config
-        self.start: int = self.model.decoder_start_token_id
-        self.context: int = text.max_position_embeddings
+        self.context: int = self.model.config.text_config.max_position_embeddings
         self.model.text_decoder.generation_config = GenerationConfig(
-            max_new_tokens=MAX_NEW_TOKENS,
-            do_sample=False,
-            num_beams=1,
-            eos_token_id=text.sep_token_id,
-            pad_token_id=text.pad_token_id,
+            max_new_tokens=MAX_NEW_TOKENS, do_sample=False, num_beams=1
         )
 
     @torch.no_grad()
     def ask(self, images: Sequence[Image.Image], questions: Sequence[str]) -> list[str]:
-        """See Family. Not the model's own generate: its decoder also attends to the padding of shorter questions."""
-        device = self.model.device
-        distinct = {id(image): image for image in images}
-        places = {key: place for place, key in enumerate(distinct)}
-        pixels = self.pixels(list(distinct.values()), return_tensors="pt").pixel_values.to(device)
-        looks = self.model.vision_model(pixel_values=pixels).last_hidden_state
-        words = self.tokenizer(
-            list(questions),
-            padding=True,
-            padding_side="right",
-            truncation=True,
-            max_length=self.context,
-            return_tensors="pt",
-        ).to(device)
-        read = self.model.text_encoder(
-            input_ids=words.input_ids,
-            attention_mask=words.attention_mask,
-            encoder_hidden_states=looks[[places[id(image)] for image in images]],
-        ).last_hidden_state
-        tokens = self.model.text_decoder.generate(
-            input_ids=torch.full((len(questions), 1), self.start, device=device),
-            encoder_hidden_states=read,
-            encoder_attention_mask=words.attention_mask,
-        )
-        return [text.strip() for text in self.tokenizer.batch_decode(tokens[:, 1:], skip_special_tokens=True)]
+        """See Family. Questions of one length go together: transformers' BLIP attends to the padding of others."""
+        read = self.tokenizer(list(questions), truncation=True, max_length=self.context).input_ids
+        by_length: dict[int, list[int]] = {}
+        for place, words in enumerate(read):
+            by_length.setdefault(len(words), []).append(place)
+        answers = [""] * len(questions)
+        for places in by_length.values():
+            pixels = self.pixels([images[place] for place in places], return_tensors="pt").pixel_values
+            words = torch.tensor([read[place] for place in places])
+            tokens = self.model.generate(words.to(self.model.device), pixels.to(self.model.device))
+            said = self.tokenizer.batch_decode(tokens[:, 1:], skip_special_tokens=True)
+            for place, text in zip(places, said, strict=True):
+                answers[place] = text.strip()
+        return answers
 
 
 class Chat:
