@@ -95,8 +95,9 @@ class Store:
         self.note(manifest)
 
     def note(self, manifest: Mapping[str, Any]) -> None:
-        """Write the manifest."""
-        write_atomic(self.manifest_file, json.dumps(manifest, indent=2, ensure_ascii=False) + "\n")
+        """Write the manifest; equal facts give equal files, whichever step they came with."""
+        text = json.dumps(dict(sorted(manifest.items())), indent=2, ensure_ascii=False)
+        write_atomic(self.manifest_file, text + "\n")
 
     def check(self, facts: Mapping[str, Any]) -> None:
         """UsageError when the manifest says otherwise of any of these facts: results of two are never mixed."""

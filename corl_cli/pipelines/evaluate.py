@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import time
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import chain, islice, zip_longest
 from typing import Any, Literal, Protocol, get_args
 
-from accelerate import Accelerator, PartialState
+from accelerate import Accelerator
 
 from corl_cli.core.errors import CorlError, UsageError
 from corl_cli.core.loader import dump
@@ -71,7 +73,7 @@ def check(order: Order) -> None:
 
 def is_main_process() -> bool:
     """Whether this process is the one that talks."""
-    return PartialState().is_main_process
+    return join().is_main_process
 
 
 def evaluate(order: Order, display: Display) -> dict[str, Any] | None:
@@ -83,6 +85,7 @@ def evaluate(order: Order, display: Display) -> dict[str, Any] | None:
     accelerator = join()
     with launch.watching():
         if accelerator.is_main_process:
+            check(order)
             _open(order, display)
         accelerator.wait_for_everyone()
         if "generate" in order.steps:
@@ -133,10 +136,16 @@ def _open(order: Order, display: Display) -> None:
 
 
 def spread(items: Sequence[Item], limit: int | None) -> list[Item]:
-    """`limit` items, evenly spread, so that a few are of every tag; all where there is no limit."""
+    """`limit` items: as many of each group as of the others while it has some, evenly spread over it; else all."""
     if limit is None or limit >= len(items):
         return list(items)
-    return [items[index * len(items) // limit] for index in range(limit)]
+    groups: dict[str, list[int]] = {}
+    for index, item in enumerate(items):
+        groups.setdefault(item.group, []).append(index)
+    turns = chain.from_iterable(zip_longest(*([name] * len(own) for name, own in groups.items())))
+    quota = Counter(islice((name for name in turns if name is not None), limit))
+    chosen = (own[turn * len(own) // quota[name]] for name, own in groups.items() for turn in range(quota[name]))
+    return [items[index] for index in sorted(chosen)]
 
 
 def sampling(recipe: Recipe, benchmark: Benchmark) -> dict[str, Any]:

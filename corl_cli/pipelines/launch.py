@@ -35,7 +35,7 @@ def relaunch(num_processes: int | None, argv: Sequence[str]) -> None:
     """
     if num_processes is None:
         return
-    there = int(os.environ.get("WORLD_SIZE", 0))
+    there = started()
     if there and there != num_processes:
         raise UsageError(
             f"--num-processes {num_processes}: a launcher has started {there} already.",
@@ -44,6 +44,11 @@ def relaunch(num_processes: int | None, argv: Sequence[str]) -> None:
     check_devices(num_processes)
     if num_processes > 1 and not there:
         _launch(num_processes, without(argv))
+
+
+def started() -> int:
+    """How many processes a launcher has started, of which this is one; 0 where none has."""
+    return int(os.environ.get("WORLD_SIZE", 0))
 
 
 def check_devices(num_processes: int) -> None:
