@@ -90,6 +90,8 @@ class Dpg(Benchmark):
         """See Benchmark; those of dpg_bench.csv, with the words of prompts/ITEM_ID.txt."""
         data = self._folder()
         questions = read(data / "dpg_bench.csv", compatible=self.options.compatible)
+        if not questions:
+            raise CorlError(f"{data / 'dpg_bench.csv'} has no questions.", _GET)
         words = {path.stem: path for path in (data / "prompts").glob("*.txt")}
         if lacking := [item for item in questions if item not in words]:
             raise CorlError(
@@ -97,7 +99,7 @@ class Dpg(Benchmark):
             )
         if not self.options.compatible and (spare := sorted(words.keys() - questions.keys())):
             raise CorlError(
-                f"{data} has {len(spare)} prompts without questions, {spare[0]} for one: they cannot be scored.",
+                f"{data} has prompts without questions ({len(spare)}, {spare[0]} for one): they cannot be scored.",
                 "Copy both again, take them out, or leave them out as the original scorer does: compatible: true",
             )
         return [
