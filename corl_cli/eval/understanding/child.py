@@ -117,7 +117,7 @@ class Session:
             "group": self.lmms.group(doc),
             "image": f"inputs/{name}.png" if images else "",
             "max_new_tokens": limit,
-            "data": {"doc": number, "asked": digest(words), "answer": str(task.doc_to_target(doc))},
+            "data": {"doc": number, "record": digest(task, doc), "answer": str(task.doc_to_target(doc))},
         }
 
     # ---- scores ---------------------------------------------------------------------------------------------------
@@ -139,7 +139,7 @@ class Session:
 
     def _score(self, task: Any, docs: Any, answer: Record) -> Record:
         number = answer["data"]["doc"]
-        if number >= len(docs) or digest(task.doc_to_text(docs[number])) != answer["data"]["asked"]:
+        if number >= len(docs) or digest(task, docs[number]) != answer["data"]["record"]:
             raise CorlError(
                 f"{self.title}: record {number} of the data is not the one that was asked.",
                 "Score with the data that the questions are from.",
@@ -236,9 +236,9 @@ def side_by_side(images: Sequence[Image.Image]) -> Image.Image:
     return picture
 
 
-def digest(words: str) -> str:
-    """By which a record is known again: of the words in which its task asks."""
-    return hashlib.sha256(words.encode()).hexdigest()[:16]
+def digest(task: Any, doc: Record) -> str:
+    """By which a record is known again: of the words in which its task asks, and of the right answer."""
+    return hashlib.sha256(f"{task.doc_to_text(doc)}\n{task.doc_to_target(doc)}".encode()).hexdigest()[:16]
 
 
 def failed(answer: Record, reason: str) -> Record:

@@ -43,17 +43,20 @@ def requirement(name: str, data: str | None, lmms: LmmsTask) -> Requirement:
             return Requirement(name=what, state="missing", detail=found, remedy=remedy)
         return Requirement(name=what, state="ok", detail=str(folder))
     if _cached(lmms.dataset):
-        return Requirement(name=what, state="ok", detail="in the cache of datasets")
+        return Requirement(name=what, state="ok", detail="in the hub's cache")
     if constants.HF_HUB_OFFLINE:
-        detail = "it is not in the cache of datasets, and HF_HUB_OFFLINE is set"
+        detail = "it is not in the hub's cache, and HF_HUB_OFFLINE is set"
         return Requirement(name=what, state="missing", detail=detail, remedy=remedy)
     return Requirement(name=what, state="download", detail="from the hub at first use")
 
 
 def _cached(dataset: str) -> bool:
-    from datasets import config
+    from datasets import config, naming
+    from huggingface_hub import constants
 
-    return (Path(config.HF_DATASETS_CACHE) / dataset.replace("/", "___").lower()).is_dir()
+    owner, _, name = dataset.partition("/")
+    prepared = Path(config.HF_DATASETS_CACHE, f"{owner}___{naming.camelcase_to_snakecase(name)}")
+    return prepared.is_dir() or Path(constants.HF_HUB_CACHE, f"datasets--{owner}--{name}").is_dir()
 
 
 def _fetch(lmms: LmmsTask) -> str:
