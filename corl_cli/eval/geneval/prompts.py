@@ -73,8 +73,8 @@ def read(path: Path, classes: Collection[str], colours: Collection[str]) -> list
 
 
 def digest(prompts: Sequence[dict[str, Any]]) -> str:
-    """A hash of prompts with their metadata, however they were written: 64 hexadecimal digits."""
-    return sha256("\n".join(json.dumps(prompt, sort_keys=True) for prompt in prompts).encode()).hexdigest()
+    """A hash of prompts with their metadata, however they were written: 16 hexadecimal digits."""
+    return sha256("\n".join(json.dumps(prompt, sort_keys=True) for prompt in prompts).encode()).hexdigest()[:16]
 
 
 def _parsed(line: str) -> tuple[dict[str, Any], str]:
