@@ -1,9 +1,9 @@
 """Run by tests in a process of its own: hands answers to the real lmms-eval tasks, and prints what they say in JSON.
 
-    python lmms_child.py cases.json      # {benchmark: {"task", "data", "split", "answers": [[record, text], …]}}
+    python lmms_child.py cases.json   # {name: {"benchmark", "data": folder, "mended", "answers": [[record, text], …]}}
 
-Prints {benchmark: {"plain": [prompt, …], "generation": {…}, "images": [n, …], "metrics": [{…}, …], "total": {…}}} as
-the last line.
+Prints {name: {"plain": [prompt, …], "images": [n, …], "metrics": [{…}, …], "total": {…}}} as the last line. What is not
+`mended` sees the data set's records as they are.
 """
 
 from __future__ import annotations
@@ -21,23 +21,26 @@ from corl_cli.models import torchvision_guard
 FOLDERS = ("mmmu", "mmstar", "wemath", "mmvet", "pope", "logicvista", "mathvista", "mathverse", "mathvision")
 
 
-def run(manager: Any, name: str, case: dict[str, Any]) -> dict[str, Any]:
-    """What one task says to its answers; `total` holds an aggregate, or the name of what it raised."""
+def run(manager: Any, case: dict[str, Any]) -> dict[str, Any]:
+    """What one task says to its answers; `total` holds its aggregates, or the names of what they raised."""
+    lmms = TASKS[case["benchmark"]]
     local = {"dataset_path": case["data"], "dataset_name": None, "dataset_kwargs": {"load_from_disk": True}}
-    [task] = manager.load_config({"task": TASKS[name].task, **local}).values()
-    records = [TASKS[name].document(record) for record in task.eval_docs_no_media]
+    [task] = manager.load_config({"task": lmms.task, **local}).values()
+    records = [lmms.document(record) if case["mended"] else record for record in task.eval_docs_no_media]
     metrics = [task.process_results(records[record], [text]) for record, text in case["answers"]]
     total: dict[str, Any] = {}
     for metric, aggregate in task.aggregation().items():
-        values = [copy.deepcopy(values[metric]) for values in metrics if metric in values]
+        if metric == "submission":  # a file for a server
+            continue
+        values = [copy.deepcopy(one[metric]) for one in metrics if metric in one]
+        wants = "args" in aggregate.__code__.co_varnames
         try:
-            total[metric] = aggregate(values) if "args" not in aggregate.__code__.co_varnames else aggregate(values, None)
+            total[metric] = aggregate(values, None) if wants else aggregate(values)
         except Exception as error:  # what it raises is what the test wants to know
             total[metric] = type(error).__name__
     return {
         "plain": [task.doc_to_text(record) for record in task.eval_docs],
         "images": [len(task.doc_to_visual(record)) for record in task.eval_docs],
-        "generation": task.config.generation_kwargs,
         "metrics": metrics,
         "total": total,
     }
@@ -51,7 +54,7 @@ def main(cases: dict[str, Any]) -> None:
 
     folder = Path(lmms_eval.tasks.__file__).parent
     manager = lmms_eval.tasks.TaskManager(include_path=[str(folder / name) for name in FOLDERS], include_defaults=False)
-    print(json.dumps({name: run(manager, name, case) for name, case in cases.items()}))
+    print(json.dumps({name: run(manager, case) for name, case in cases.items()}))
 
 
 if __name__ == "__main__":

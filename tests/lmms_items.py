@@ -205,12 +205,16 @@ ITEMS: dict[str, list[Item]] = {
         Item(
             _mmstar(1, "<image 1>What is 2 + 3?\nOptions: A: 4, B: 5, C: 6, D: 7", "D", "math", "geometry"),
             ("D", "D: 7", "Answer: D"),
-            ("B", "5", "<answer>D", "A: 4"),
+            ("B", "5", "A: 4", "DUNNO"),
         ),
     ],
     "wemath": [
         *(
-            Item(_wemath(problem, key, "B"), (*_LETTER_B, "12", "Each side is 3, so the answer is B"), ("A", "9", "C", ""))
+            Item(
+                _wemath(problem, key, "B"),
+                (*_LETTER_B, "12", "Each side is 3, so the answer is B"),
+                ("A", "9", "C", ""),
+            )
             for problem, key in [("1", "2steps_1"), ("1", "2steps_2"), ("1", "2steps_multi")]
         ),
         *(
@@ -223,7 +227,11 @@ ITEMS: dict[str, list[Item]] = {
         Item(_mmvet(1, "What is the name of the dish?", "spaghetti", "rec"), ("It is spaghetti.",), ("bread",)),
     ],
     "pope": [
-        Item(_pope(1, "dog", "yes", "adversarial"), ("yes", "Yes", "Yes.", "Yes, there is a dog."), ("no", "No, none.", "")),
+        Item(
+            _pope(1, "dog", "yes", "adversarial"),
+            ("yes", "Yes", "Yes.", "Yes, there is a dog."),
+            ("no", "No, none.", ""),
+        ),
         Item(
             _pope(2, "cat", "no", "random"),
             ("no", "No.", "There is no cat.", "No, I see no cat; yes, there is a dog."),
@@ -241,13 +249,15 @@ ITEMS: dict[str, list[Item]] = {
             ("C", "C. None is red.", "None is red"),
             ("A", "Some are red", "Cannot be said"),
         ),
-        Item(_logicvista(3, "Which two figures are alike? Select from A, B, C and D.", "A, C"), ("A, C",), ("B, D", "")),
+        Item(
+            _logicvista(3, "Which two figures are alike? Select from A, B, C and D.", "A, C"), ("A, C",), ("B, D", "")
+        ),
     ],
     "mathvista": [
         Item(
             _mathvista(1, "What fraction is blue?", ["3/11", "8/11", "6/11", "3/5"], "text", "8/11"),
             (*_LETTER_B, "8/11", "(B) 8/11"),
-            ("A", "3/11", "(D) 3/5"),
+            ("A", "3/11", "(D) 3/5", ""),
         ),
         Item(_mathvista(2, "How many are left?", [], "integer", "12"), ("12", "There are 12 left."), ("13", "11 left")),
         Item(

@@ -1,13 +1,17 @@
-"""What has to differ from lmms-eval 0.7.3 for its scores to be right: no guessing, and We-Math's score from any items."""
+"""What has to differ from lmms-eval 0.7.3 for right scores: no guesses, an end, We-Math's score from any items."""
 
 from __future__ import annotations
 
+import signal
 import sys
 from collections import defaultdict
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from functools import wraps
 from importlib import import_module
-from types import ModuleType
+from types import FrameType, ModuleType
 from typing import Any
+
+SECONDS = 5  # for one comparison of two expressions; most take a tenth of a second
 
 _STEPS = {f"{steps}steps_multi": [f"{steps}steps_{step}" for step in range(1, steps + 1)] for steps in (2, 3)}
 
@@ -24,15 +28,40 @@ def _no_algebra(*_: object) -> None:
     raise NotImplementedError("the gold answers of We-Math and LogicVista are letters; nothing is compared as algebra")
 
 
-def mend() -> None:
-    """Make lmms-eval's tasks load and score without guesses; call it in the process that scores, before they load.
+def _out_of_time(number: int, frame: FrameType | None) -> None:
+    raise TimeoutError("a comparison took too long")
 
-    We-Math and LogicVista import math_verify, of which pip installs a version beside lmms-eval that cannot be imported
-    (it lacks latex2sympy2_extended, which in turn cannot stand beside the latex2sympy2 that MathVision needs).
+
+def _bounded(equal: Callable[[str, str], bool]) -> Callable[[str, str], bool]:
+    """A comparison that takes what it cannot settle in time for different."""
+
+    @wraps(equal)
+    def compare(one: str, other: str) -> bool:
+        signal.setitimer(signal.ITIMER_REAL, SECONDS)
+        try:
+            return equal(one, other)
+        except TimeoutError:
+            return False
+        finally:
+            signal.setitimer(signal.ITIMER_REAL, 0)
+
+    return compare
+
+
+def mend() -> None:
+    """Make lmms-eval's tasks load, and score without guesses and in finite time.
+
+    To be called in the main thread of the process that scores, before the tasks load. MathVision evaluates an answer, a
+    tower of powers for ever; MMMU draws an option where an answer names none. We-Math and LogicVista import
+    math_verify, of which pip installs a version beside lmms-eval that cannot be imported: it lacks
+    latex2sympy2_extended, whose antlr4 cannot stand beside that of the latex2sympy2 which MathVision needs.
     """
     sys.modules["math_verify"] = algebra = ModuleType("math_verify")
     vars(algebra).update(parse=_no_algebra, verify=_no_algebra)
     vars(import_module("lmms_eval.tasks._task_utils.mmmu_mcq_utils"))["random"] = _NoGuess
+    signal.signal(signal.SIGALRM, _out_of_time)
+    comparison = vars(import_module("lmms_eval.tasks.mathvision.eval_utils"))
+    comparison["is_equal"] = _bounded(comparison["is_equal"])
 
 
 def we_math(records: Sequence[Mapping[str, Any]]) -> dict[str, float]:

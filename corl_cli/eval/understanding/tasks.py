@@ -20,7 +20,10 @@ Doc = Mapping[str, Any]  # one record of a data set
 Metrics = Mapping[str, Any]  # what a task's process_results returned for one record
 
 _PLACEHOLDER = re.compile(r"<image ?\d*>")
+_APART = re.compile(r"(^|[.?!:]\s*)<image ?\d*>\s*(?![a-z])")
 _YES_NO = re.compile(r"\b(yes|no)\b", re.IGNORECASE)
+_PARENTHESISED = re.compile(r"\([a-zA-Z]\)")
+_CONCLUSION = re.compile(r"\b[Aa]nswer(?: is)?:? *(?:[Oo]ption *)?[(*]*([A-J])\b(?!\s*(?:,|/|or\b|and\b))")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -28,8 +31,10 @@ class LmmsTask:
     """One task of lmms-eval, its data set, and how answers are handed to it and read back.
 
     `form` is how the task reads a final answer correctly: "bare", or "tag" (between <answer> tags); `headline` is the
-    metric whose aggregate, times `scale`, is the benchmark's number; `value` is what one record's metrics are worth,
-    0..1, None where they say nothing; `group` is what results are broken down by.
+    metric whose aggregate, times `scale`, is the benchmark's number in percent; `value` is what one record's metrics
+    are worth, 0..1, None where they say nothing; `group` is what results are broken down by. `document` is the record
+    as the task's scoring has to see it. `said` and `chosen` put an open-ended answer, and the letter of a chosen
+    option, into the words that the task compares.
     """
 
     task: str
@@ -44,6 +49,7 @@ class LmmsTask:
     answer_type: Callable[[Doc], AnswerType] = lambda doc: "oe"
     options: Callable[[Doc], dict[str, str]] = lambda doc: {}
     said: Callable[[Doc, str], str] = lambda doc, answer: answer
+    chosen: Callable[[Doc, str], str] = lambda doc, letter: letter
     document: Callable[[Doc], dict[str, Any]] = dict
     judged: bool = False
     scale: float = 1.0
@@ -56,14 +62,20 @@ class LmmsTask:
         """
         text = self.said(doc, answer)
         if self.answer_type(doc) == "mc":
-            letter = choices.choose(answer, self.options(doc))
-            text = letter or (answer if self.judged else "")
+            letter = _chosen(answer, self.options(doc))
+            text = self.chosen(doc, letter) if letter else answer if self.judged else ""
         return f"<answer>{text}</answer>" if self.form == "tag" else text
 
 
 def _bare(text: str) -> str:
-    """A text without placeholders of images: there is one image, and it stands before the question."""
-    return " ".join(_PLACEHOLDER.sub(" ", text).split(" ")).strip()
+    """A text in which the one image has no number: it stands before the question."""
+    return _PLACEHOLDER.sub("the image", _APART.sub(r"\1", text)).strip()
+
+
+def _chosen(answer: str, options: Mapping[str, str]) -> str | None:
+    """The letter of the one option that an answer chooses, or that its last "answer is X" names."""
+    conclusions = _CONCLUSION.findall(answer)
+    return choices.choose(answer, options) or (conclusions[-1] if conclusions else None)
 
 
 def _lettered(question: str, options: Sequence[str]) -> str:
@@ -81,11 +93,10 @@ def _mmmu_options(doc: Doc) -> list[str]:
 
 
 def _mmmu_question(doc: Doc) -> str:
-    text = (
-        _lettered(doc["question"], _mmmu_options(doc)) if doc["question_type"] == "multiple-choice" else doc["question"]
-    )
-    several = len(set(_PLACEHOLDER.findall(text))) > 1
-    return str(text) if several else _bare(text)
+    text: str = doc["question"]
+    if doc["question_type"] == "multiple-choice":
+        text = _lettered(text, _mmmu_options(doc))
+    return text if len(set(_PLACEHOLDER.findall(text))) > 1 else _bare(text)
 
 
 def _mmmu_value(metrics: Metrics) -> float:
@@ -119,6 +130,12 @@ def _wemath_question(doc: Doc) -> str:
     return f"{_bare(doc['question'])}\n{doc['option']}"
 
 
+def _mmvet_value(metrics: Metrics) -> float | None:
+    """The judge's grade; a judge that gave none has no name, and stands there with 0."""
+    graded = metrics["gpt_eval_score"]
+    return float(graded["score"]) if graded["eval_model"] else None
+
+
 def _yes_or_no(doc: Doc, answer: str) -> str:
     """The one word that POPE compares; an answer that says both, and begins with neither, stays as it is."""
     said = [word.lower() for word in _YES_NO.findall(answer)]
@@ -131,9 +148,20 @@ def _mathvista_question(doc: Doc) -> str:
     return _lettered(_bare(doc["question"]) + unit, doc["choices"] or [])
 
 
+def _mathvista_choice(doc: Doc, letter: str) -> str:
+    """The option's own words, for which the judge is not asked; the letter where the task misreads these as letters."""
+    option = str(doc["choices"][choices.LETTERS.index(letter)])
+    return letter if _PARENTHESISED.search(option) or option in choices.LETTERS else option
+
+
 def _mathvista_document(doc: Doc) -> dict[str, Any]:
-    """The record with a whole number of decimals; with the data set's float the task rounds nothing and all is wrong."""
-    return {**doc, "precision": int(doc.get("precision") or 0)}
+    """The record with a whole number of decimals, and an empty option.
+
+    The data set's precision is a float, for which the task's round() fails: every answer with decimals would be wrong.
+    What is no option is taken for the nearest one: of no answer at all, that would be the shortest.
+    """
+    options = [*(doc["choices"] or []), ""] if doc["question_type"] == "multi_choice" else doc["choices"]
+    return {**doc, "precision": int(doc.get("precision") or 0), "choices": options}
 
 
 def _mathverse_question(doc: Doc) -> str:
@@ -187,7 +215,7 @@ TASKS: dict[str, LmmsTask] = {
         headline="gpt_eval_score",
         judged=True,
         question=lambda doc: _bare(doc["question"]),
-        value=lambda metrics: float(metrics["gpt_eval_score"]["score"]),
+        value=_mmvet_value,
         group=lambda doc: str(doc["capability"]),
     ),
     "pope": LmmsTask(
@@ -225,6 +253,7 @@ TASKS: dict[str, LmmsTask] = {
         answer_type=lambda doc: "mc" if doc["question_type"] == "multi_choice" else "oe",
         question=_mathvista_question,
         options=lambda doc: _by_letter(doc["choices"] or []),
+        chosen=_mathvista_choice,
         document=_mathvista_document,
         value=lambda metrics: float(metrics["llm_as_judge_eval"]["true_false"]),
         group=lambda doc: str(doc["metadata"]["task"]),
