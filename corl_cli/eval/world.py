@@ -7,7 +7,6 @@ from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from itertools import permutations
 from pathlib import Path
-from statistics import fmean
 from typing import Any, ClassVar
 
 from pydantic import Field
@@ -95,27 +94,27 @@ class World(Benchmark):
     def headline(self, items: Sequence[Item], scores: Sequence[Score], folder: Path) -> dict[str, float]:
         """Shares of right drawings and answers, of answers by type, and of drawings in which an attribute is right.
 
+        All are shares under the world's own mix, whatever part of it was asked.
         count: as many things as the prompt says. For the others wanted and drawn things are paired so that most is
         right, things too many or too few left aside. colour, shape: that of every pair, drawn clearly; no pair, not
         right. position, relation: where the prompt says, over the prompts that do.
         """
-        values: dict[str, list[float]] = {}
         known = {item.id: item for item in items}
+        sizes = Counter(known[score.item].group for score in scores)
+        weights = self.weights(list(sizes)) or {}
+        rights: dict[str, list[tuple[float, float]]] = {}  # of each number: value and weight
         for score in scores:
-            item = known[score.item]
             if score.value is None:
                 continue
-            values.setdefault(ABILITIES[item.task], []).append(score.value)
+            item = known[score.item]
+            weight = weights[item.group] / sizes[item.group]
+            values = {ABILITIES[item.task]: score.value, **score.details.get("attributes", {})}
             if item.task == "mm2t":
-                values.setdefault(TYPES[item.data["answer_type"]], []).append(score.value)
-            for attribute, right in score.details.get("attributes", {}).items():
-                values.setdefault(attribute, []).append(float(right))
-        shares = {
-            name: fmean(values[name]) for name in (*ABILITIES.values(), *TYPES.values(), *ATTRIBUTES) if name in values
-        }
-        if all(ability in shares for ability in ABILITIES.values()):
-            shares["overall"] = fmean(shares[ability] for ability in ABILITIES.values())
-        return shares
+                values[TYPES[item.data["answer_type"]]] = score.value
+            for name, value in values.items():
+                rights.setdefault(name, []).append((float(value), weight))
+        order = (*ABILITIES.values(), *TYPES.values(), *ATTRIBUTES)
+        return {name: _mean(rights[name]) for name in order if name in rights}
 
     def self_test(self) -> list[Check]:
         """See Benchmark."""
@@ -204,6 +203,10 @@ def _in_place(spec: Spec, pairs: Sequence[Pair]) -> bool:
         first, second = (CELLS.index(cell) if cell else None for cell in cells)
         return first is not None and second is not None and holds(spec.relation, first, second)
     return True
+
+
+def _mean(weighted: Sequence[tuple[float, float]]) -> float:
+    return sum(value * weight for value, weight in weighted) / sum(weight for _, weight in weighted)
 
 
 def _drawing_group(spec: Spec) -> str:
