@@ -6,7 +6,6 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 import torch
-from accelerate import Accelerator
 
 from corl_cli.core.errors import UsageError
 from corl_cli.core.recipe import Probes as ProbesSection
@@ -14,7 +13,7 @@ from corl_cli.core.recipe import Recipe, Rubrics
 from corl_cli.core.types import TASKS, Sampling, Task
 from corl_cli.data import triplets
 from corl_cli.models.base import UnifiedPolicy
-from corl_cli.pipelines import build
+from corl_cli.pipelines import build, launch
 from corl_cli.rewards.base import Reward
 from corl_cli.trainer.probes import Probes, Row
 
@@ -39,7 +38,7 @@ def measure(recipe: Recipe, checkpoint: str) -> list[Scores]:
     `checkpoint` is what `model.checkpoint` may be. The noise is the same for every checkpoint, so two of them compare
     item by item. UsageError when the recipe has no probes.
     """
-    accelerator = join()
+    accelerator = launch.join()
     bare = recipe.model_copy(update={"rewards": Rubrics(), "algo": recipe.algo.model_copy(update={"beta": 0.0})})
     reference = None
     if build.needs_reference(bare):  # the recipe's start for every checkpoint, so that all have the same judge
@@ -55,11 +54,6 @@ def measure(recipe: Recipe, checkpoint: str) -> list[Scores]:
             for name in dict.fromkeys(row.score for row in rows)
         ]
     return found
-
-
-def join() -> Accelerator:
-    """This process among the others of its launcher, as in training."""
-    return Accelerator(cpu=not torch.cuda.is_available(), mixed_precision="no")
 
 
 def probes(

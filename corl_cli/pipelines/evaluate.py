@@ -20,7 +20,6 @@ from corl_cli.eval.judge import Judge
 from corl_cli.eval.store import Store
 from corl_cli.eval.summary import summarise
 from corl_cli.pipelines import launch
-from corl_cli.pipelines.abilities import join
 from corl_cli.pipelines.evaluated import Checkpoint
 from corl_cli.pipelines.generate import Generator
 
@@ -73,7 +72,7 @@ def check(order: Order) -> None:
 
 def is_main_process() -> bool:
     """Whether this process is the one that talks."""
-    return join().is_main_process
+    return launch.join().is_main_process
 
 
 def evaluate(order: Order, display: Display) -> dict[str, Any] | None:
@@ -82,7 +81,7 @@ def evaluate(order: Order, display: Display) -> dict[str, Any] | None:
     Nothing is exchanged but through files: processes wait for each other between steps only. CorlError when a sample
     has no drawing, or the folder holds a result of something else.
     """
-    accelerator = join()
+    accelerator = launch.join()
     with launch.watching():
         if accelerator.is_main_process:
             check(order)
@@ -91,9 +90,12 @@ def evaluate(order: Order, display: Display) -> dict[str, Any] | None:
         if "generate" in order.steps:
             _generate(order, accelerator, display)
             _settle(order, accelerator)
+        alone = not order.benchmark.sharded  # what one process does, in hours maybe, nobody else waits for
+        if alone and not accelerator.is_main_process:
+            return None
         if "score" in order.steps:
             _score(order, accelerator, display)
-            _settle(order, accelerator)
+            _settle(order, None if alone else accelerator)
         if "summarise" in order.steps and accelerator.is_main_process:
             result = summarise(order.benchmark, order.store, allow_partial=order.allow_partial)
             order.store.summarised(result)
@@ -101,11 +103,14 @@ def evaluate(order: Order, display: Display) -> dict[str, Any] | None:
     return None
 
 
-def _settle(order: Order, accelerator: Accelerator) -> None:
-    accelerator.wait_for_everyone()
-    if accelerator.is_main_process:
+def _settle(order: Order, together: Accelerator | None) -> None:
+    """Bring the processes' files into one; they wait for each other, unless one is alone."""
+    if together:
+        together.wait_for_everyone()
+    if together is None or together.is_main_process:
         order.store.settle()
-    accelerator.wait_for_everyone()
+    if together:
+        together.wait_for_everyone()
 
 
 def _open(order: Order, display: Display) -> None:
@@ -170,79 +175,60 @@ def _generate(order: Order, accelerator: Accelerator, display: Display) -> None:
     if not todo:
         return
     number = sum(len(batch.items) * batch.samples for batch in todo)
-    start = time.perf_counter()
     with _bar(display, accelerator, "generating", number) as bar:
         generator.run(todo, bar)
-    order.store.timed("generate", accelerator.process_index, number, time.perf_counter() - start)
 
 
 def _score(order: Order, accelerator: Accelerator, display: Display) -> None:
-    work, failed = to_score(order.store, allow_partial=order.allow_partial)
-    rank, processes = accelerator.process_index, accelerator.num_processes
-    if order.benchmark.sharded:
-        work = work[rank::processes]
-    elif not accelerator.is_main_process:
-        work = []
-    if not work and not failed:
-        return
-    benchmark, start = order.benchmark, time.perf_counter()
+    benchmark, rank = order.benchmark, accelerator.process_index
+    processes = accelerator.num_processes if benchmark.sharded else 1
+    work, failed = to_score(order.store, rank, processes, allow_partial=order.allow_partial)
     with order.store.scoring(rank) as append:
-        for score in failed if accelerator.is_main_process else []:
+        for score in failed:
             append(score)
         if not work:
             return
         benchmark.load(accelerator.device)
         if calls := benchmark.calls(len(work)):
-            _probe(order, calls, display)
+            assert order.recipe.eval.judge
+            display.say(f"judge {order.recipe.eval.judge.model}: {Judge(order.recipe.eval.judge).probe(calls)}")
+        start = time.perf_counter()
         with _bar(display, accelerator, "scoring", len(work)) as bar:
             for score in benchmark.score(work, order.store.folder):
                 append(score)
                 bar.advance(1, score.reason if score.value is None else "")
-    order.store.timed("score", rank, len(work), time.perf_counter() - start)
+        order.store.timed("score", rank, len(work), time.perf_counter() - start)
 
 
-def to_score(store: Store, *, allow_partial: bool) -> tuple[list[Work], list[Score]]:
-    """What has no score yet, and scores of what was never made; CorlError when samples are missing.
+def to_score(store: Store, process: int, processes: int, *, allow_partial: bool) -> tuple[list[Work], list[Score]]:
+    """What one of several processes has to score, and scores of what was never made.
 
-    What failed before is tried again. With `allow_partial` missing samples are scores that failed.
+    Each has every n-th sample, whatever the others have scored meanwhile. What failed before is tried again. CorlError
+    when samples are missing; with `allow_partial` these are scores that failed.
     """
     answers, scores = store.answers(), store.scores()
-    work: list[Work] = []
-    failed: list[Score] = []
-    for item in store.items():
-        for sample in range(item.samples):
-            done = scores.get((item.id, sample))
-            if done and done.value is not None:
-                continue
-            line = answers.get((item.id, sample))
-            if item.task == "t2i" and store.drawn(item.id, sample):
-                work.append(Work(item=item, sample=sample, output=store.image(item.id, sample)))
-            elif line and "text" in line:
-                work.append(Work(item=item, sample=sample, output=line["text"]))
-            else:
-                failed.append(
-                    Score(item=item.id, sample=sample, value=None, reason=line["failed"] if line else MISSING)
-                )
-    missing = [score for score in failed if score.reason == MISSING]
+    samples = [(item, sample) for item in store.items() for sample in range(item.samples)]
+    missing = [(item, n) for item, n in samples if not store.drawn(item.id, n) and (item.id, n) not in answers]
     if missing and not allow_partial:
-        first = missing[0]
         raise CorlError(
-            f"{len(missing)} of {len(store.keys())} samples in {store.folder} were never made, "
-            f"sample {first.sample} of {first.item} for one.",
+            f"{len(missing)} of {len(samples)} samples in {store.folder} were never made, "
+            f"sample {missing[0][1]} of {missing[0][0].id} for one.",
             "Make them with --resume, or score the others with --allow-partial.",
         )
+    work: list[Work] = []
+    failed: list[Score] = []
+    for item, sample in samples[process::processes]:
+        key = (item.id, sample)
+        if key in scores and scores[key].value is not None:
+            continue
+        answer = answers.get(key, {"failed": "it was never made"})
+        if item.task == "t2i" and store.drawn(*key):
+            work.append(Work(item=item, sample=sample, output=store.image(*key)))
+        elif "text" in answer:
+            work.append(Work(item=item, sample=sample, output=answer["text"]))
+        else:
+            failed.append(Score(item=item.id, sample=sample, value=None, reason=answer["failed"]))
     return work, failed
-
-
-MISSING = "it was never made"
-
-
-def _probe(order: Order, calls: int, display: Display) -> None:
-    assert order.recipe.eval.judge
-    judge = Judge(order.recipe.eval.judge)
-    estimate = judge.probe(calls)
-    cost = "" if estimate.cost is None else f", about ${estimate.cost:.2f}"
-    display.say(f"judge {order.recipe.eval.judge.model} answers: {calls} calls at most{cost}")
 
 
 def _bar(display: Display, accelerator: Accelerator, what: str, total: int) -> Any:

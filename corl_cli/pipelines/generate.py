@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -64,10 +65,13 @@ class Generator:
         """Make these batches; each is on disk before the next is begun."""
         path, device = self.checkpoint.path, self.accelerator.device
         policy = build.build_policy(self.recipe.model, path).to(device).eval()
-        with self.store.answering(self.accelerator.process_index) as append:
+        start, process = time.perf_counter(), self.accelerator.process_index
+        with self.store.answering(process) as append:
             for batch in batches:
                 self._make(policy, batch, append)
                 progress.advance(len(batch.items) * batch.samples)
+        made = sum(len(batch.items) * batch.samples for batch in batches)
+        self.store.timed("generate", process, made, time.perf_counter() - start)
 
     def refuse(self) -> None:
         """Note the questions that leave no room for an answer in the model's context."""

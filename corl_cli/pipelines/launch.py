@@ -12,7 +12,7 @@ import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from datetime import timedelta
-from typing import Any, NoReturn
+from typing import TYPE_CHECKING, Any, NoReturn
 
 import torch
 import torch.distributed as dist
@@ -20,8 +20,12 @@ import torch.distributed as dist
 from corl_cli.core.errors import CorlError, Interrupted, UsageError
 from corl_cli.core.recipe import Recipe
 
+if TYPE_CHECKING:
+    from accelerate import Accelerator
+
 POLL = 0.25  # seconds between looks for another process' failure
 PATIENCE = 10.0  # seconds that a failed process waits for the others to read why
+WAIT = timedelta(days=1)  # processes wait so long for one that saves, rewards or scores; a dead one is noticed at once
 SAVING = 600  # seconds from a signal until the launcher kills: a step has to finish and a checkpoint to be written
 
 
@@ -44,6 +48,15 @@ def relaunch(num_processes: int | None, argv: Sequence[str]) -> None:
     check_devices(num_processes)
     if num_processes > 1 and not there:
         _launch(num_processes, without(argv))
+
+
+def join() -> Accelerator:
+    """This process among the others of its launcher; corl casts and reduces by itself."""
+    from accelerate import Accelerator
+    from accelerate.utils import InitProcessGroupKwargs
+
+    patient = InitProcessGroupKwargs(timeout=WAIT)
+    return Accelerator(cpu=not torch.cuda.is_available(), mixed_precision="no", kwargs_handlers=[patient])
 
 
 def started() -> int:

@@ -87,7 +87,7 @@ def open_study(kind: str, recipe: Recipe, out: Path | None, *, resume: bool, com
     launch.check(recipe)
     for arm in STUDIES[kind](recipe).arms.values():
         if arm.recipe:
-            plan.check_memory(arm.recipe, abilities.join().num_processes)
+            plan.check_memory(arm.recipe, launch.join().num_processes)
     return _on_main(lambda: _open(kind, recipe, out, resume, command))
 
 
@@ -250,7 +250,7 @@ def _stopping(kind: str, folder: Path) -> Iterator[None]:
 
 def _on_main(act: Callable[[], T]) -> T:
     """Let the main process act, and all processes have what came of it, or its error."""
-    state = abilities.join()
+    state = launch.join()
     outcome: list[T | CorlError | None] = [None]
     if state.is_main_process:
         try:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from datetime import timedelta
 from pathlib import Path
 
 import torch
@@ -25,8 +24,6 @@ from corl_cli.trainer.distributed import Replicated, Strategy
 from corl_cli.trainer.journal import SAMPLE_TRIPLETS, Display, Journal
 from corl_cli.trainer.loop import Trainer
 from corl_cli.trainer.sharded import Sharded
-
-PATIENCE = timedelta(hours=2)  # processes wait so long for one that saves or rewards; a dead one is noticed at once
 
 
 def train(recipe: Recipe, run: RunDir, display: Display, *, last: bool = True) -> None:
@@ -173,7 +170,7 @@ def _accelerator(recipe: Recipe, folder: Path | None) -> Accelerator:
         mixed_precision="no",
         gradient_accumulation_plugin=GradientAccumulationPlugin(num_steps=1),
         log_with=(recipe.tracking.trackers or None) if folder else None,
-        kwargs_handlers=[InitProcessGroupKwargs(timeout=PATIENCE)],
+        kwargs_handlers=[InitProcessGroupKwargs(timeout=launch.WAIT)],
         project_dir=folder,
     )
     kinds = (DistributedType.NO, DistributedType.MULTI_GPU, DistributedType.MULTI_CPU)
