@@ -253,7 +253,7 @@ def test_we_math_is_the_mean_over_problems_and_loose_is_kinder(problems: list[li
 
 
 @pytest.mark.parametrize("name", [name for name in BY_RULES if TASKS[name].answer_type(ITEMS[name][0].record) == "mc"])
-@given(said=st.text(alphabet=st.characters(exclude_characters="ABCDEFGHIJabcdefghij0123456789"), max_size=40))
+@given(said=st.text(alphabet="KLMNOPQRSTUVWXYZklmnopqrstuvwxyz .,:()", max_size=40))
 @settings(max_examples=30, deadline=None)
 def test_what_names_no_option_is_handed_empty(name: str, said: str) -> None:
     item: Item = ITEMS[name][0]
