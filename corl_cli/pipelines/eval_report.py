@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+import re
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -20,6 +21,7 @@ PAGE = "report.html"
 PICTURES = 192  # of a page, shared by its results; a few MB
 BARS = 40  # groups of a plot, at most
 WIDTH = 300  # characters of a fact; manifest.json has it whole
+DIGEST = re.compile(r"\b[0-9a-f]{32,}\b")
 STEPS = {"generate": "generated", "score": "scored"}
 
 
@@ -80,9 +82,14 @@ class Board:
 
     @property
     def line(self) -> str:
-        """Whose prompts and which scorer, in one line: what is named among their settings."""
-        named = {part: ", ".join(_words(self.told[part])) for part in ("prompts", "scorer")}
-        return " ".join(f"{part.capitalize()}: {words or 'not named'}." for part, words in named.items())
+        """Whose prompts and which scorer, in one line: what is named among their settings, each name once."""
+        prompts = dict(_words("prompts", self.told["prompts"]))
+        scorer = {text: name for text, name in _words("scorer", self.told["scorer"]) if text not in prompts}
+        named = {"prompts": prompts, "scorer": scorer}
+        return " ".join(
+            f"{part.capitalize()}: {', '.join(f'{name} {text}'.strip() for text, name in words.items()) or 'not named'}."
+            for part, words in named.items()
+        )
 
     @property
     def facts(self) -> dict[str, str]:
@@ -200,12 +207,13 @@ def _flat(name: str, value: Any) -> dict[str, str]:
     return {name.replace("_", " "): short(value if isinstance(value, str) else json.dumps(value), WIDTH)}
 
 
-def _words(settings: Any) -> Iterator[str]:
-    """The settings that are words, with their names, however deep."""
+def _words(part: str, settings: Any) -> Iterator[tuple[str, str]]:
+    """The settings that are words, however deep, with their names; digests are cut, a name that says nothing too."""
     for name, value in settings.items() if isinstance(settings, Mapping) else ():
         if isinstance(value, str) and value:
-            yield f"{name.replace('_', ' ')} {short(value, 80)}"
-        yield from _words(value)
+            text = DIGEST.sub(lambda digest: digest[0][:8], value)
+            yield short(text, 80), "" if name == part else name.replace("_", " ")
+        yield from _words(part, value)
 
 
 def _bars(board: Board) -> Figure:

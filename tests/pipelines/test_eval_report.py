@@ -43,6 +43,12 @@ def test_a_stand_in_says_that_it_is_one(tmp_path):
     assert rows(tmp_path)[0]["comparable"] == "no"
 
 
+def test_prompts_and_scorer_are_named_once_and_without_their_digests(tmp_path):
+    prompts = {"prompts": f"the world's, sha256 {'0123456789' * 4}"}
+    replace(GENEVAL, prompts=prompts, scorer={**prompts, "threshold": 0.3, "deep": {"detector": "x"}}).write(tmp_path)
+    assert "Prompts: the world&#39;s, sha256 01234567. Scorer: detector x." in page(tmp_path)
+
+
 def test_the_page_stands_alone_and_shows_prompts_as_text(tmp_path):
     item = lambda item: replace(item, prompt="<script>alert(1)</script>")  # noqa: E731
     replace(GENEVAL, item=item, reason='<img src="http://elsewhere">').write(tmp_path)
@@ -120,7 +126,7 @@ def test_checkpoints_of_one_protocol_stand_side_by_side(tmp_path):
     assert re.search(r"GenEval 3 0\.833 0\.500 0\.73 0\.77 yes GenEval 3 0\.500", text)
     assert [row["checkpoint"] for row in rows(tmp_path)] == ["trained", "tiny-janus", "tiny-janus"]
     GENEVAL.write(tmp_path / "again")
-    assert "tiny-janus (again) trained tiny-janus (before)" in page(tmp_path)
+    assert "trained tiny-janus (again) tiny-janus (before)" in page(tmp_path)
 
 
 def test_rows_are_numbers_beside_the_papers(tmp_path):
