@@ -32,5 +32,5 @@ $(VENV)/.installed: pyproject.toml constraints.txt | $(VENV)/bin/python
 
 $(VENV)/.installed-dev: pyproject.toml constraints.txt | $(VENV)/bin/python
 	@echo "Installing corl and its tools into $(VENV); the first time takes some minutes."
-	$(INSTALL) --editable ".[dev]"
+	$(INSTALL) --editable ".[dev,eval]"
 	@touch $(VENV)/.installed $@

@@ -118,12 +118,12 @@ def _evaluate(
     if self_test:
         _self_test(order, as_json)
         return
-    if not launch.started():  # else the first process does, when the others wait
-        evaluate.check(order)
     if dry_run:
         rows = orders.describe(order, num_processes or 1)
         table([rows] if as_json else [{"plan": key, "": value} for key, value in rows.items()], as_json=as_json)
         return
+    if not launch.started():  # else the first process does, while the others wait
+        evaluate.check(order)
     launch.relaunch(num_processes, sys.argv[1:])
     _say(*orders.remarks(order, asked))
     result = evaluate.evaluate(order, Screen())
@@ -181,11 +181,12 @@ def suite(
         allow_partial=allow_partial,
     )
     wanted = orders.take(asked, None)
+    if dry_run:
+        plans = [orders.describe(order, num_processes or 1) for order in wanted]
+        table(plans if as_json else [orders.outlook(plan) for plan in plans], as_json=as_json)
+        return
     if not launch.started():
         orders.check_all(wanted)
-    if dry_run:
-        table([orders.describe(order, num_processes or 1) for order in wanted], as_json=as_json)
-        return
     launch.relaunch(num_processes, sys.argv[1:])
     results, faults = [], []
     for order in wanted:

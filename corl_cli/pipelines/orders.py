@@ -13,7 +13,7 @@ import torch
 from corl_cli.core.errors import UsageError
 from corl_cli.core.loader import refuse
 from corl_cli.core.recipe import Recipe
-from corl_cli.core.requirements import demand
+from corl_cli.core.requirements import Requirement, demand
 from corl_cli.core.types import AnswerType
 from corl_cli.data import templates
 from corl_cli.eval import BENCHMARKS, bind, resolve
@@ -132,19 +132,24 @@ def remarks(order: Order, asked: Asked) -> Iterator[str]:
 def describe(order: Order, num_processes: int) -> dict[str, Any]:
     """What would be done, without reading the data."""
     benchmark = order.benchmark
-    needs = [*benchmark.requirements(), *benchmark.scorers()]
+    data, scorers = benchmark.requirements(), benchmark.scorers()
     return {
         "benchmark": benchmark.title + (f" ({benchmark.variant})" if benchmark.variant else ""),
         "checkpoint": order.checkpoint.name if order.checkpoint else "as in the folder",
         "steps": ", ".join(order.steps),
         "folder": str(order.store.folder),
         "sampling": _told(evaluate.sampling(order.recipe, benchmark)),
-        "prompts": _told(benchmark.protocol()),
-        "scorer": _told(benchmark.scorer()),
+        "prompts": _told(benchmark.protocol()) if all(need.met for need in data) else "not here yet",
+        "scorer": _told(benchmark.scorer()) if all(need.met for need in scorers) else "not here yet",
         "limit": order.limit,
         "processes": num_processes,
-        "needs": ", ".join(f"{need.name} ({need.state})" for need in needs) or "nothing more",
+        "needs": _needs([*data, *scorers]) or "nothing more",
     }
+
+
+def outlook(plan: Mapping[str, Any]) -> dict[str, Any]:
+    """What stands of a plan in a table of several."""
+    return {name: plan[name] for name in ("benchmark", "checkpoint", "folder", "needs")}
 
 
 def catalogue() -> list[dict[str, Any]]:
@@ -159,10 +164,14 @@ def catalogue() -> list[dict[str, Any]]:
                 "title": benchmark.title,
                 "asks": " and ".join({"t2i": "drawings", "mm2t": "answers"}[task] for task in benchmark.tasks),
                 "number": benchmark.measure,
-                "as it is": "; ".join(f"{need.name}: {need.state}" for need in lacking) or "ready",
+                "as it is": _needs(lacking) or "ready",
             }
         )
     return rows
+
+
+def _needs(requirements: Sequence[Requirement]) -> str:
+    return ", ".join(dict.fromkeys(f"{need.name} ({need.state})" for need in requirements))
 
 
 def overview(result: dict[str, Any]) -> dict[str, Any]:
