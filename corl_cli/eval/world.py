@@ -67,7 +67,7 @@ class World(Benchmark):
     def protocol(self) -> dict[str, Any]:
         """See Benchmark."""
         return {
-            "prompts": "held-out prompts and questions of corl's embedded world",
+            "source": "held-out prompts and questions of corl's embedded world",
             "seed": self.options.seed,
             "drawings of each prompt": self._drawings,
             "instructions": dict(self.setting.instructions),

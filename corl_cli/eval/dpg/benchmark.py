@@ -117,14 +117,13 @@ class Dpg(Benchmark):
     def protocol(self) -> dict[str, Any]:
         """See Benchmark."""
         rows = "without the first row and the items that need it, as the original" if self.options.compatible else "all"
-        return {"prompts": "DPG-Bench's prompts/*.txt", "questions": f"dpg_bench.csv, {rows}", "images": self._images}
+        return {"source": "DPG-Bench's prompts/*.txt", "questions": f"dpg_bench.csv, {rows}", "images": self._images}
 
     def scorer(self) -> dict[str, Any]:
         """See Benchmark."""
         tables = "last image of each prompt" if self.options.compatible else "all images"
         return {
             **self.asked.identity(),
-            "question": vqa.QUESTION,
             "answer": "yes or no, alone",
             "category tables": tables,
         }

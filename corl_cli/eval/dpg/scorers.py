@@ -59,7 +59,7 @@ class ByModel:
 
     def identity(self) -> dict[str, Any]:
         """See Scorer."""
-        return {self.kind: self.model.checkpoint}
+        return {self.kind: self.model.checkpoint, "question": f"{vqa.QUESTION} To BLIP: {{question}}"}
 
     def load(self, device: torch.device) -> None:
         """See Scorer."""
@@ -94,7 +94,7 @@ class ByJudge:
 
     def identity(self) -> dict[str, Any]:
         """See Scorer."""
-        return {self.kind: self.judge and self.judge.identity(), "template": TEMPLATE}
+        return {self.kind: self.judge and self.judge.identity(), "template": TEMPLATE, "question": vqa.QUESTION}
 
     def load(self, device: torch.device) -> None:
         """See Scorer."""
