@@ -16,7 +16,7 @@ from PIL import Image
 from corl_cli.core.errors import CorlError, UsageError
 from corl_cli.core.evaluation import Judge
 from corl_cli.data.templates import INSTRUCTIONS
-from corl_cli.eval import BENCHMARKS, bind
+from corl_cli.eval import BENCHMARKS, bind, judge
 from corl_cli.eval.base import Setting, Work
 from corl_cli.eval.understanding import data, judging
 from corl_cli.eval.understanding.extraction import extract
@@ -32,7 +32,7 @@ def shapes(folder: Path, setting: Setting = THINK) -> Shapes:
     return Shapes("local_lmms:Shapes", Shapes.Options(data=str(folder)), setting)
 
 
-# ---- the answer in an answer ------------------------------------------------------------------------------------------
+# ---- the answer in an answer ----------------------------------------
 
 
 @pytest.mark.parametrize(
@@ -60,7 +60,7 @@ def test_an_answer_in_tags_is_found_after_any_text(thought, answer):
     assert extract(f"{thought}<answer>{answer}</answer>") == (answer.strip(), True)
 
 
-# ---- what is needed ------------------------------------------------------------------------------------------
+# ---- what is needed ----------------------------------------
 
 
 def test_all_nine_are_registered_and_say_how_they_ask_and_score():
@@ -108,12 +108,12 @@ def test_a_judged_benchmark_without_a_judge_says_so_and_how_to_give_one(name):
     [need] = [need for need in bind(name, {}, Setting()).scorers() if need.name == "a judge"]
     assert need.state == "missing"
     assert "eval.judge.model" in need.remedy
-    judge = Judge(model="m", key_variable=None)
-    assert "a judge" not in [need.name for need in bind(name, {}, Setting(judge=judge)).scorers()]
-    assert bind(name, {}, Setting(judge=judge)).scorer()["judge"]["model"] == "m"
+    given = bind(name, {}, Setting(judge=Judge(model="m", key_variable=None)))
+    assert "a judge" not in [need.name for need in given.scorers()]
+    assert given.scorer()["judge"]["model"] == "m"
 
 
-# ---- what a judge says ------------------------------------------------------------------------------------------
+# ---- what a judge says ----------------------------------------
 
 
 @pytest.mark.parametrize(
@@ -136,7 +136,7 @@ def test_what_is_no_verdict_is_refused(said):
         judging.verdict(said)
 
 
-# ---- a small task of its own ------------------------------------------------------------------------------------------
+# ---- a small task of its own ----------------------------------------
 
 
 @pytest.fixture(scope="module")
@@ -211,7 +211,7 @@ def test_other_data_than_were_asked_about_and_a_wrong_split_are_refused_in_one_l
     assert "\n" not in raised.value.message
 
 
-# ---- a judge behind lmms-eval ------------------------------------------------------------------------------------------
+# ---- a judge behind lmms-eval ----------------------------------------
 
 
 def grader(request):
@@ -227,8 +227,8 @@ def test_a_judge_is_asked_through_corls_and_what_it_cannot_answer_is_no_wrong_an
     monkeypatch.setenv("CORL_CACHE", str(tmp_path / "cache"))
     monkeypatch.delenv("OPENAI_API_KEY", raising=False)
     lmms_items.dataset("mmvet").save_to_disk(tmp_path / "data")
-    with FakeJudge(grader) as judge:
-        benchmark = bind("mmvet", {"data": str(tmp_path / "data")}, Setting(judge=settings(judge, retries=0)))
+    with FakeJudge(grader) as fake:
+        benchmark = bind("mmvet", {"data": str(tmp_path / "data")}, Setting(judge=settings(fake, retries=0)))
         items = benchmark.items(tmp_path)
         assert items[1].prompt.startswith("First please perform reasoning")
         assert items[1].max_new_tokens == 1024
@@ -238,12 +238,19 @@ def test_a_judge_is_asked_through_corls_and_what_it_cannot_answer_is_no_wrong_an
         assert [scores[sample].value for sample in range(4)] == [0.8, None, None, 0.0]
         assert "no grade" in scores[1].reason
         assert "too long" in scores[2].reason
-        assert {request.body["model"] for request in judge.requests} == {"fake-judge"}
-    down = Judge(base_url=f"http://127.0.0.1:{unused_port()}/v1", model="fake-judge", key_variable=None, retries=0)
-    benchmark = bind("mmvet", {"data": str(tmp_path / "data")}, Setting(judge=down))
-    many = [Work(item=items[1], sample=sample, output=f"{sample}") for sample in range(12)]
-    with pytest.raises(CorlError, match="is down"):
-        list(benchmark.score(many, tmp_path))
+        assert {request.body["model"] for request in fake.requests} == {"fake-judge"}
+
+
+def test_a_judge_that_is_down_is_told_apart_from_one_call_that_failed(tmp_path):
+    down = Judge(base_url=f"http://127.0.0.1:{unused_port()}/v1", model="m", key_variable=None, retries=0)
+    desk = judging.Desk(judge.Judge(down, cache=tmp_path), "mmvet", "template")
+    found = []
+    for number in range(12):
+        desk.answer([{"role": "user", "content": f"question {number}"}])
+        found.append(desk.collect())
+    assert [type(failure) for failure in found].count(CorlError) == 3  # from the tenth in a row on
+    assert "is down" in str(found[-1])
+    assert desk.collect() is None
 
 
 def test_an_option_that_does_not_exist_is_refused():

@@ -131,6 +131,7 @@ class Understanding(Benchmark):
             "folder": str(folder),
             "data": self.options.data and str(Path(self.options.data).expanduser().resolve()),
             "instructions": dict(self.setting.instructions) if self._instructed else None,
+            "tagged": self.setting.tagged or self._instructed,
             "judge": judge and judge.model_dump(),
             "template": f"{harness()} {self.lmms.task}",
             **more,

@@ -28,6 +28,8 @@ from corl_cli.models import torchvision_guard
 
 Record = dict[str, Any]
 GAP = 16  # pixels between images that share a picture
+# One writes a file for a server; the other looks for tags in what corl hands over, not in what the policy wrote.
+NO_NUMBERS = ("submission", "format_score")
 
 
 class Session:
@@ -99,11 +101,9 @@ class Session:
     def _request(self, task: Any, doc: Record, words: str, settings: Mapping[str, Any], number: int) -> Record:
         instructions = self.job["instructions"]
         name = f"{number:05d}"
-        if instructions is None:
-            prompt, limit = words.strip(), settings.get("max_new_tokens")
-        else:
+        prompt = words.strip()
+        if instructions:
             prompt = "\n".join(filter(None, (self.lmms.question(doc), instructions[self.lmms.answer_type(doc)])))
-            limit = None
         images = task.doc_to_visual(doc)
         if images:
             path = Path(self.job["folder"], "inputs", f"{name}.png")
@@ -116,7 +116,8 @@ class Session:
             "prompt": prompt,
             "group": self.lmms.group(doc),
             "image": f"inputs/{name}.png" if images else "",
-            "max_new_tokens": limit,
+            # A limit made for a bare answer would cut one that begins with its reasons.
+            "max_new_tokens": None if self.job["tagged"] else settings.get("max_new_tokens"),
             "data": {"doc": number, "record": digest(task, doc), "answer": str(task.doc_to_target(doc))},
         }
 
@@ -197,7 +198,7 @@ class Session:
         numbers: Record = {}
         for metric in config["metric_list"]:
             name, rule = metric["metric"], metric["aggregation"]
-            if name not in values or name == "submission":  # which writes a file for a server
+            if name not in values or name in NO_NUMBERS:
                 continue
             if name.startswith("wemath"):
                 numbers |= mends.we_math(values[name])
