@@ -85,11 +85,11 @@ class Board:
         """Whose prompts and which scorer, in one line: what is named among their settings, each name once."""
         prompts = dict(_words("prompts", self.told["prompts"]))
         scorer = {text: name for text, name in _words("scorer", self.told["scorer"]) if text not in prompts}
-        named = {"prompts": prompts, "scorer": scorer}
-        return " ".join(
-            f"{part.capitalize()}: {', '.join(f'{name} {text}'.strip() for text, name in words.items()) or 'not named'}."
-            for part, words in named.items()
-        )
+        lines = []
+        for part, words in (("Prompts", prompts), ("Scorer", scorer)):
+            named = ", ".join(f"{name} {text}".strip() for text, name in words.items())
+            lines.append(f"{part}: {named or 'not named'}.")
+        return " ".join(lines)
 
     @property
     def facts(self) -> dict[str, str]:
