@@ -82,14 +82,10 @@ class Board:
 
     @property
     def line(self) -> str:
-        """Whose prompts and which scorer, in one line: what is named among their settings, each name once."""
-        prompts = dict(_words("prompts", self.told["prompts"]))
-        scorer = {text: name for text, name in _words("scorer", self.told["scorer"]) if text not in prompts}
-        lines = []
-        for part, words in (("Prompts", prompts), ("Scorer", scorer)):
-            named = ", ".join(f"{name} {text}".strip() for text, name in words.items())
-            lines.append(f"{part}: {named or 'not named'}.")
-        return " ".join(lines)
+        """Whose prompts and which scorer, in one line: what is named among their settings."""
+        prompts = list(_words(self.told["prompts"]))
+        scorer = [named for named in _words(self.told["scorer"]) if named not in prompts]
+        return f"Prompts: {', '.join(prompts) or 'not named'}. Scorer: {', '.join(scorer) or 'not named'}."
 
     @property
     def facts(self) -> dict[str, str]:
@@ -207,13 +203,13 @@ def _flat(name: str, value: Any) -> dict[str, str]:
     return {name.replace("_", " "): short(value if isinstance(value, str) else json.dumps(value), WIDTH)}
 
 
-def _words(part: str, settings: Any) -> Iterator[tuple[str, str]]:
-    """The settings that are words, however deep, with their names; digests are cut, a name that says nothing too."""
+def _words(settings: Any) -> Iterator[str]:
+    """The settings that are words, however deep, each after its name; digests are cut short."""
     for name, value in settings.items() if isinstance(settings, Mapping) else ():
         if isinstance(value, str) and value:
-            text = DIGEST.sub(lambda digest: digest[0][:8], value)
-            yield short(text, 80), "" if name == part else name.replace("_", " ")
-        yield from _words(part, value)
+            text = short(DIGEST.sub(lambda digest: digest[0][:8], value), 80)
+            yield text if name == "prompts" else f"{name.replace('_', ' ')} {text}"
+        yield from _words(value)
 
 
 def _bars(board: Board) -> Figure:
