@@ -2,7 +2,7 @@ import io
 from pathlib import Path
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from ruamel.yaml import YAML
 
@@ -10,6 +10,7 @@ from corl_cli.core import loader
 from corl_cli.core.errors import UsageError
 
 REWARDS = "rewards: {t2i: [{name: matching}, {name: cycle, text: spice}], mm2t: [{name: format}]}\n"
+FLOATS = ("lr", "weight_decay", "max_grad_norm", "skip_above")  # of optim
 
 
 def write(path: Path, text: str) -> Path:
@@ -248,13 +249,15 @@ def test_names_leave_out_the_bases():
     assert not [name for name in loader.names() if name.startswith("_")]
 
 
-@given(st.floats(min_value=1e-300, max_value=1e300))
-def test_floats_are_dumped_as_numbers_for_any_yaml_reader(lr):
-    text = loader.dump(loader.load("world/unified", [f"optim.lr={lr!r}"]))
-    assert YAML(typ="safe", pure=True).load(text)["optim"]["lr"] == lr
+@settings(max_examples=25)  # of four floats each
+@given(st.fixed_dictionaries({name: st.floats(min_value=1e-300, max_value=1e300) for name in FLOATS}))
+def test_floats_are_dumped_as_numbers_for_any_yaml_reader(floats):
+    text = loader.dump(loader.load("world/unified", [f"optim.{name}={value!r}" for name, value in floats.items()]))
     old = YAML(typ="safe", pure=True)
     old.version = (1, 1)
-    assert old.load(io.StringIO(text))["optim"]["lr"] == lr
+    for reader in (YAML(typ="safe", pure=True), old):
+        read = reader.load(io.StringIO(text))["optim"]
+        assert {name: read[name] for name in FLOATS} == floats
 
 
 def test_diff_lists_values_of_both_and_none_for_an_absent_key():

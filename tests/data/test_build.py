@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import cache
 from pathlib import Path
 
 import pyarrow.parquet as pq
@@ -44,6 +45,7 @@ def plain(item: Raw, prepare: Prepare) -> Kept | Dropped:
     )
 
 
+@cache
 def order(size: int = 4, shard: tuple[int, int] = (1, 1), *overrides: str) -> Order:
     return Order(corl="1", recipe=load("prepare/world", [f"prepare.shard_size={size}", *overrides]), shard=shard)
 
