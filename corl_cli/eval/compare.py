@@ -8,18 +8,21 @@ from __future__ import annotations
 import json
 import os
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from statistics import fmean
 from typing import Any
 
 from corl_cli.core.errors import CorlError, UsageError
 from corl_cli.eval import summary
+from corl_cli.eval.base import Item
 from corl_cli.eval.store import Store
 from corl_cli.scoring import bootstrap
 from corl_cli.scoring.bootstrap import Interval
 
 PROTOCOL = ("prompts", "scorer", "sampling")  # what two results must share
+# but for the words around a question: the paper asks a trained model for its thoughts, and the baseline plainly
+WORDS = ("prompts.prompt", "prompts.instructions", "sampling.mm2t.instruction")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -50,7 +53,7 @@ class Comparison:
     """Two results over the items that have a value in both.
 
     `failed` counts the common items that one of them has no value for, `only_a` and `only_b` those that the other one
-    was not asked. `own_headline` says that the benchmark's number is not the mean that the interval is of.
+    was not asked. `words` says where the words around the questions differ, `own_headline` that the benchmark's number is not the mean that the interval is of.
     """
 
     title: str
@@ -64,6 +67,7 @@ class Comparison:
     only_a: int
     only_b: int
     own_headline: bool
+    words: list[str]
 
 
 def results(folder: Path) -> list[Store]:
@@ -104,14 +108,14 @@ def compare(a: Store, b: Store) -> Comparison:
     protocol, or share no item.
     """
     first, second = a.result(), b.result()
-    _demand_alike(a, b, first, second)
+    words = _demand_alike(a, b, first, second)
     ours, theirs = ({item.id: item for item in store.items()} for store in (a, b))
     common = [name for name in ours if name in theirs]
     if not common:
         raise UsageError(
             f"{a.folder} and {b.folder} have no item in common.", "Evaluate both without --limit, or with the same one."
         )
-    _demand_same_items(a, b, [name for name in common if ours[name] != theirs[name]])
+    _demand_same_items(a, b, [name for name in common if _asked(ours[name]) != _asked(theirs[name])])
     before, after = (_values(store, first["scale"]) for store in (a, b))
     pairs: dict[str, list[tuple[float, float]]] = {}
     for name in common:
@@ -136,6 +140,7 @@ def compare(a: Store, b: Store) -> Comparison:
         only_a=len(ours) - len(common),
         only_b=len(theirs) - len(common),
         own_headline=_own_headline(first) or _own_headline(second),
+        words=words,
     )
 
 
@@ -173,6 +178,8 @@ def remarks(comparison: Comparison) -> list[str]:
         )
     elif None in (comparison.a.overall, comparison.b.overall):
         found.append("One of them has no overall number of its own, because samples in it failed.")
+    if comparison.words:
+        found.append(f"The questions stood in other words: {'; '.join(comparison.words)}.")
     counts = {
         "{} left out because a sample in one of them has no value": comparison.failed,
         "{} in A alone": comparison.only_a,
@@ -200,16 +207,24 @@ def _by_benchmark(folder: Path) -> dict[tuple[str, str], Store]:
     return found
 
 
-def _demand_alike(a: Store, b: Store, first: Mapping[str, Any], second: Mapping[str, Any]) -> None:
+def _demand_alike(a: Store, b: Store, first: Mapping[str, Any], second: Mapping[str, Any]) -> list[str]:
+    """UsageError where benchmark or protocol differ; else where the words around the questions do."""
     if any(first[name] != second[name] for name in ("benchmark", "variant")):
         one, other = (f"{result['title']} {result['variant']}".strip() for result in (first, second))
         raise UsageError(f"{a.folder} is of {one}, {b.folder} of {other}.", "Compare two results of one benchmark.")
-    for part in PROTOCOL:
-        if unlike := list(_differences(part, first[part], second[part])):
-            raise UsageError(
-                f"{a.folder} and {b.folder} were not evaluated alike: {'; '.join(unlike)}.",
-                "Evaluate one of them again with the other's settings; each has its own in eval.yaml.",
-            )
+    differences = [line for part in PROTOCOL for line in _differences(part, first[part], second[part])]
+    words = [line for line in differences if line.startswith(WORDS)]
+    if unlike := [line for line in differences if line not in words]:
+        raise UsageError(
+            f"{a.folder} and {b.folder} were not evaluated alike: {'; '.join(unlike)}.",
+            "Evaluate one of them again with the other's settings; each has its own in eval.yaml.",
+        )
+    return words
+
+
+def _asked(item: Item) -> Item:
+    """What was asked, without the words around a question; the data say which record of the set it is."""
+    return item if item.task == "t2i" else replace(item, prompt="", max_new_tokens=None)
 
 
 def _demand_same_items(a: Store, b: Store, unlike: Sequence[str]) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from dataclasses import replace
 
 import pytest
@@ -11,6 +12,7 @@ from hypothesis import strategies as st
 from results import Result, question
 
 from corl_cli.core.errors import CorlError, UsageError
+from corl_cli.eval.base import Item
 from corl_cli.eval.compare import compare, compare_all, remarks, results, rows
 
 GROUPS = {"a": "colour", "b": "colour", "c": "count", "d": "count"}
@@ -160,3 +162,27 @@ def test_exchanging_the_two_turns_the_difference_round(tmp_path_factory, pairs):
     assert there.mean <= there.high + 1e-12
     same = compare(a, a).overall.change
     assert (same.mean, same.low, same.high) == (0, 0, 0)
+
+
+def test_a_trained_model_is_asked_for_its_thoughts_and_compared_with_a_baseline_that_was_not(tmp_path):
+    def worded(words: str) -> Callable[[Item], Item]:
+        return lambda item: replace(item, task="mm2t", prompt=f"{item.id}? {words}", data={"doc": item.id})
+
+    values = {"a": [0.0], "b": [1.0], "c": [0.0]}
+    plain = {"prompts": {"set": "x", "prompt": "plain"}, "item": worded("Answer with a letter.")}
+    think = {"prompts": {"set": "x", "prompt": "think-answer"}, "item": worded("Think first.")}
+    a = Result(values=values, **plain).write(tmp_path / "a")
+    b = Result(values=values | {"a": [1.0]}, **think).write(tmp_path / "b")
+    comparison = compare(a, b)
+    assert comparison.overall.change.mean == pytest.approx(1 / 3)
+    assert any('prompts.prompt is "plain" in A, "think-answer" in B' in remark for remark in remarks(comparison))
+
+
+def test_another_record_under_the_same_name_is_another_item(tmp_path):
+    def record(number: int) -> Callable[[Item], Item]:
+        return lambda item: replace(item, task="mm2t", data={"doc": number})
+
+    a = Result(values={"a": [0.0]}, item=record(1)).write(tmp_path / "a")
+    b = Result(values={"a": [1.0]}, item=record(2)).write(tmp_path / "b")
+    with pytest.raises(UsageError, match="not asked the same"):
+        compare(a, b)

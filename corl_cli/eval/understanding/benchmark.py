@@ -128,7 +128,7 @@ class Understanding(Benchmark):
             "do": what,
             "benchmark": f"{type(self).__module__}:{type(self).__qualname__}",
             "title": self.title,
-            "folder": str(folder),
+            "folder": str(folder.resolve()),
             "data": self.options.data and str(Path(self.options.data).expanduser().resolve()),
             "instructions": dict(self.setting.instructions) if self._instructed else None,
             "tagged": self.setting.tagged or self._instructed,

@@ -30,12 +30,16 @@ def converse(job: Mapping[str, Any]) -> Iterator[dict[str, Any]]:
 
     Leaving the iteration early ends the child; so does the death of this process, as nobody reads its records then.
     """
-    with tempfile.TemporaryFile("w+", encoding="utf-8", errors="replace") as log:
+    with (
+        tempfile.TemporaryFile("w+", encoding="utf-8", errors="replace") as log,
+        tempfile.TemporaryDirectory() as scratch,  # some tasks write files for servers where they are
+    ):
         child = subprocess.Popen(
             [sys.executable, "-m", MODULE],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             stderr=log,
+            cwd=scratch,
             env=_environment(),
             encoding="utf-8",
         )
@@ -59,7 +63,9 @@ def converse(job: Mapping[str, Any]) -> Iterator[dict[str, Any]]:
 
 def _environment() -> dict[str, str]:
     kept = {name: value for name, value in os.environ.items() if name not in _LAUNCH and "ACCELERATE" not in name}
-    return kept | _OURS | {"PYTHONPATH": os.pathsep.join(sys.path)}  # the child finds what this process finds
+    return (
+        kept | _OURS | {"PYTHONPATH": os.pathsep.join(map(os.path.abspath, sys.path))}
+    )  # the child finds what this process finds
 
 
 def _last(log: int) -> str:
