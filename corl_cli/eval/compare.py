@@ -53,7 +53,8 @@ class Comparison:
     """Two results over the items that have a value in both.
 
     `failed` counts the common items that one of them has no value for, `only_a` and `only_b` those that the other one
-    was not asked. `words` says where the words around the questions differ, `own_headline` that the benchmark's number is not the mean that the interval is of.
+    was not asked. `words` says where the words around the questions differ, `own_headline` that the benchmark's number
+    is not the mean that the interval is of.
     """
 
     title: str
