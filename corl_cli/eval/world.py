@@ -69,6 +69,7 @@ class World(Benchmark):
         return {
             "source": "held-out prompts and questions of corl's embedded world",
             "seed": self.options.seed,
+            "items of each ability": self.options.items,
             "drawings of each prompt": self._drawings,
             "instructions": dict(self.setting.instructions),
         }

@@ -208,7 +208,7 @@ def _words(settings: Any) -> Iterator[str]:
     for name, value in settings.items() if isinstance(settings, Mapping) else ():
         if isinstance(value, str) and value:
             text = short(DIGEST.sub(lambda digest: digest[0][:8], value), 80)
-            yield text if name == "prompts" else f"{name.replace('_', ' ')} {text}"
+            yield text if name == "source" else f"{name.replace('_', ' ')} {text}"
         yield from _words(value)
 
 

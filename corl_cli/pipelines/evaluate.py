@@ -158,7 +158,7 @@ def sampling(recipe: Recipe, benchmark: Benchmark) -> dict[str, Any]:
     section = recipe.eval
     found: dict[str, Any] = {"seed": recipe.seed}
     if "t2i" in benchmark.tasks:
-        found["t2i"] = section.t2i.model_dump(exclude={"images"})
+        found["t2i"] = section.t2i.model_dump(exclude_none=True)
     if "mm2t" in benchmark.tasks:
         found["mm2t"] = section.mm2t.model_dump() | {
             "instruction": section.instruction and section.instruction.model_dump()

@@ -241,7 +241,9 @@ def _told(facts: Any) -> str:
         return str(facts)
     parts = []
     for name, value in facts.items():
-        if value is None:
+        if value is None or value == "":
             continue
-        parts.append(f"{name} ({_told(value)})" if isinstance(value, dict) else f"{name} {value}")
+        words = f"({_told(value)})" if isinstance(value, dict) else str(value)
+        if words != "()":
+            parts.append(f"{name.replace('_', ' ')} {words}")
     return ", ".join(parts)

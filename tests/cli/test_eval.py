@@ -8,9 +8,11 @@ import shutil
 import subprocess
 import sys
 import time
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
+import lmms_items
 import pytest
 from typer.testing import CliRunner
 
@@ -140,6 +142,7 @@ def test_a_result_is_not_overwritten(geneval):
     [
         (["--set", "eval.t2i.temperature=0.5"], "sampling.t2i.temperature: 1.0 there, 0.5 now"),
         (["--set", "seed=1"], "sampling.seed: 0 there, 1 now"),
+        (["--set", "eval.t2i.images=2"], "sampling.t2i.images: None there, 2 now"),
         (["--set", "eval.benchmarks.geneval.threshold=0.5"], "scorer.threshold: 0.3 there, 0.5 now"),
         (["--limit", "3"], "was begun with --limit 24"),
     ],
@@ -194,6 +197,20 @@ def test_a_suite_runs_what_the_recipe_lists(tmp_path):
     assert "GenEval (world)" in done.stdout
     shown = corl("eval", "suite", *sets, "--out", tmp_path / "all", "--resume", "--json")
     assert [result["benchmark"] for result in json.loads(shown.stdout)] == ["world", "geneval"]
+
+
+@pytest.mark.skipif(find_spec("lmms_eval") is None, reason="pip install 'corl[eval]'")
+def test_understanding_through_lmms_eval(tmp_path):
+    lmms_items.dataset("mmmu").save_to_disk(tmp_path / "set")
+    data = f"eval.benchmarks.mmmu.data={tmp_path / 'set'}"
+    done = corl("eval", "mmmu", "--set", data, "--limit", "2", "--out", tmp_path / "it", "--json")
+    result = json.loads(done.stdout)
+    assert (result["items"], result["failed"]) == (2, 0)
+    assert result["overall"] == result["metrics"]["mmmu_acc"]
+    assert (result["prompts"]["task"], result["prompts"]["prompt"]) == ("mmmu_val", "plain")
+    answers = {line["item"]: line["text"] for line in lines(tmp_path / "it" / "answers.jsonl")}
+    for score in lines(tmp_path / "it" / "scores.jsonl"):
+        assert score["details"]["tagged"] is ("<answer>" in answers[score["item"]])
 
 
 OWN = """

@@ -77,7 +77,7 @@ def test_prompts_of_ones_own(tmp_path):
     made = bind("geneval", write(tmp_path / "mine.jsonl", TWO_DOGS, "\n", TWO_DOGS), Setting())
     assert [item.data for item in made.items(tmp_path)] == [TWO_DOGS, TWO_DOGS]
     assert made.requirements() == []
-    assert made.protocol()["prompts"].startswith("mine.jsonl, 2 prompts, sha256 ")
+    assert made.protocol()["source"].startswith("mine.jsonl, 2 prompts, sha256 ")
     assert (made.variant, made.comparable) == ("own prompts", False)
 
 
@@ -125,7 +125,7 @@ def test_a_detector_that_cannot_know_the_prompts_is_refused(options):
 
 def test_a_result_says_whose_prompts_and_detector(world):
     real = bind("geneval", {}, Setting())
-    assert real.protocol()["prompts"].startswith("GenEval, 553 prompts, sha256 ")
+    assert real.protocol()["source"].startswith("GenEval, 553 prompts, sha256 ")
     assert (
         real.scorer()
         | {
@@ -141,7 +141,7 @@ def test_a_result_says_whose_prompts_and_detector(world):
     )
     assert (real.variant, real.comparable) == ("", True)
     assert not bind("geneval", {"threshold": 0.5}, Setting()).comparable
-    assert world.protocol()["prompts"].startswith("embedded world, held out, 396 prompts, sha256 ")
+    assert world.protocol()["source"].startswith("embedded world, held out, 396 prompts, sha256 ")
     assert world.scorer()["detector"] == world.scorer()["colours"] == "checker of the embedded world"
     assert (world.variant, world.comparable) == ("world", False)
     assert [need.name for need in real.scorers()] == ["object detector", "CLIP model"]

@@ -103,7 +103,7 @@ class GenEval(Benchmark):
 
     def protocol(self) -> dict[str, Any]:
         """See Benchmark.protocol."""
-        return {"prompts": self._prompts()}
+        return {"source": self._prompts()}
 
     def scorer(self) -> dict[str, Any]:
         """See Benchmark.scorer."""
@@ -111,7 +111,7 @@ class GenEval(Benchmark):
         parts = {"detector": self.options.detector, "clip": self.options.clip}
         if self.checked:
             parts = {"detector": "checker of the embedded world", "colours": "checker of the embedded world"}
-        return {"rules": "GenEval (arXiv 2310.11513)", "prompts": self._prompts(), **parts, **rules}
+        return {"rules": "GenEval (arXiv 2310.11513)", **parts, **rules}
 
     def load(self, device: torch.device) -> None:
         """See Benchmark.load."""
