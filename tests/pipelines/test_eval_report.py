@@ -44,7 +44,7 @@ def test_a_stand_in_says_that_it_is_one(tmp_path):
 
 
 def test_prompts_and_scorer_are_named_once_and_without_their_digests(tmp_path):
-    prompts = {"prompts": f"the world's, sha256 {'0123456789' * 4}"}
+    prompts = {"source": f"the world's, sha256 {'0123456789' * 4}"}
     scorer = {**prompts, "threshold": 0.3, "clip": "x", "deep": {"detector": "x"}}
     replace(GENEVAL, prompts=prompts, scorer=scorer).write(tmp_path)
     assert "Prompts: the world&#39;s, sha256 01234567. Scorer: clip x, detector x." in page(tmp_path)
