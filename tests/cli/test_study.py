@@ -1,4 +1,4 @@
-"""`corl study` as a user types it: true subprocesses on the embedded world."""
+"""`corl study` as a user types it, on the embedded world."""
 
 from __future__ import annotations
 
@@ -6,12 +6,11 @@ import json
 import shutil
 import signal
 import subprocess
-import sys
-import time
 from pathlib import Path
 from typing import Any
 
 import pytest
+from commands import corl, started, wait_for
 
 SMALL = {
     "train.max_steps": 2,
@@ -24,13 +23,6 @@ SMALL = {
 SETS = [word for key, value in SMALL.items() for word in ("--set", f"{key}={value}")]
 
 
-def corl(*words: str, cwd: Path, code: int = 0) -> subprocess.CompletedProcess[str]:
-    command = [sys.executable, "-m", "corl_cli", *words]
-    done = subprocess.run(command, cwd=cwd, capture_output=True, text=True, timeout=300)
-    assert done.returncode == code, done.stderr
-    return done
-
-
 def readings(folder: Path) -> dict[str, Any]:
     return {file.stem: json.loads(file.read_text())["scores"] for file in (folder / "readings").glob("*.json")}
 
@@ -39,7 +31,7 @@ def readings(folder: Path) -> dict[str, Any]:
 def pilot(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The pilot with one seed."""
     folder = tmp_path_factory.mktemp("studies")
-    done = corl("study", "paradigms", *SETS, "--seed", "0", "--out", "pilot", cwd=folder)
+    done = corl("study", "paradigms", *SETS, "--seed", "0", "--out", "pilot", cwd=folder, code=0)
     title = next(line for line in done.stderr.splitlines() if line.startswith("[2/6] "))
     assert "left" not in title, "a reading alone says little about a training"
     assert "[6/6] unified-seed-0: reinforced, t2i + mm2t" in done.stderr
@@ -80,7 +72,7 @@ def test_the_table_says_what_the_readings_say(pilot: Path) -> None:
 
 
 def test_the_start_is_read_as_a_run_reads_it(pilot: Path) -> None:
-    corl("train", "unified", *SETS, "--set", "train.max_steps=1", "--out", "run", cwd=pilot.parent)
+    corl("train", "unified", *SETS, "--set", "train.max_steps=1", "--out", "run", cwd=pilot.parent, code=0)
     lines = [json.loads(line) for line in (pilot.parent / "run" / "metrics.jsonl").read_text().splitlines()]
     probes = [line["probe"] for line in lines if line["step"] == 0 and "probe" in line]
     means = [(p["task"], p["temperature"], p["mean"]) for p in probes if not p["answer_type"]]
@@ -92,13 +84,13 @@ def test_a_study_killed_at_any_moment_goes_on_where_it_was(pilot: Path) -> None:
     folder = pilot.parent
     words = ["study", "paradigms", *SETS, "--seed", "0", "--out", "killed"]
     shutil.rmtree(folder / "killed", ignore_errors=True)
-    process = subprocess.Popen([sys.executable, "-m", "corl_cli", *words], cwd=folder, stderr=subprocess.DEVNULL)
-    _wait_for(folder / "killed" / "runs" / "cycle-seed-0" / "metrics.jsonl", process)
-    process.kill()
-    process.wait()
+    killed = started(*words, cwd=folder, stderr=subprocess.DEVNULL)
+    wait_for(folder / "killed" / "runs" / "cycle-seed-0", killed, bool)
+    killed.kill()
+    killed.wait()
     done = {file.name: file.stat().st_mtime_ns for file in (folder / "killed" / "readings").iterdir()}
     assert "merging-seed-0.json" in done
-    again = corl("study", "paradigms", "--out", "killed", "--resume", cwd=folder)
+    again = corl("study", "paradigms", "--out", "killed", "--resume", cwd=folder, code=0)
     assert "unified-seed-0" in again.stderr
     assert "merging-seed-0" not in again.stderr
     for name, written in done.items():
@@ -109,12 +101,11 @@ def test_a_study_killed_at_any_moment_goes_on_where_it_was(pilot: Path) -> None:
 
 def test_ctrl_c_says_how_to_go_on_with_the_study(tmp_path: Path) -> None:
     words = ["study", "paradigms", *SETS, "--set", "train.max_steps=500", "--seed", "0", "--out", "stopped"]
-    command = [sys.executable, "-m", "corl_cli", *words]
-    process = subprocess.Popen(command, cwd=tmp_path, stderr=subprocess.PIPE, text=True)
-    _wait_for(tmp_path / "stopped" / "runs" / "separate-t2i-seed-0" / "metrics.jsonl", process)
-    process.send_signal(signal.SIGINT)
-    _, talk = process.communicate(timeout=120)
-    assert process.returncode == 130, talk
+    stopped = started(*words, cwd=tmp_path, stderr=subprocess.PIPE)
+    wait_for(tmp_path / "stopped" / "runs" / "separate-t2i-seed-0", stopped, bool)
+    stopped.send_signal(signal.SIGINT)
+    _, talk = stopped.communicate(timeout=120)
+    assert stopped.returncode == 130, talk
     assert "hint: Go on with: corl study paradigms --out stopped --resume" in talk
 
 
@@ -154,22 +145,19 @@ def test_a_study_that_was_moved_goes_on(tmp_path: Path) -> None:
     fewer = ["train.max_steps=1", "eval.probes.items=2", "study.refined.sampling.group_size=2"]
     fewer += ["rewards.t2i=[{name: matching}]"]
     words = [*SETS, *(word for key in fewer for word in ("--set", key)), "--seed", "0", "--out", "here"]
-    process = subprocess.Popen(
-        [sys.executable, "-m", "corl_cli", "study", "corl", *words], cwd=tmp_path, stderr=subprocess.DEVNULL
-    )
-    first = tmp_path / "here" / "runs" / "corl-t2i-seed-0"
-    _wait_for(first / "metrics.jsonl", process)
-    process.kill()
-    process.wait()
+    killed = started("study", "corl", *words, cwd=tmp_path, stderr=subprocess.DEVNULL)
+    wait_for(tmp_path / "here" / "runs" / "corl-t2i-seed-0", killed, bool)
+    killed.kill()
+    killed.wait()
     (tmp_path / "here").rename(tmp_path / "there")
-    done = corl("study", "corl", "--out", "there", "--resume", cwd=tmp_path)
+    done = corl("study", "corl", "--out", "there", "--resume", cwd=tmp_path, code=0)
     assert "corl-t2i-seed-0" in done.stderr
     start = json.loads((tmp_path / "there/runs/corl-t2i-seed-0/provenance.json").read_text())["start"]
     assert start.startswith(str(tmp_path / "there/runs/unified-seed-0/checkpoints"))
 
 
 def test_a_plan_of_the_ablations(tmp_path: Path) -> None:
-    rows = json.loads(corl("study", "corl", "--dry-run", "--json", cwd=tmp_path).stdout)
+    rows = json.loads(corl("study", "corl", "--dry-run", "--json", cwd=tmp_path, code=0).stdout)
     arms = {row["arm"]: row for row in rows}
     assert arms["corl-t2i"]["from"] == "unified"
     assert arms["corl-merged"]["from"] == "corl-mcq + corl-oe"
@@ -182,7 +170,7 @@ def test_stages_and_rewards_end_to_end(tmp_path: Path) -> None:
     fewer = ["train.max_steps=1", "eval.probes.items=4", "study.refined.sampling.group_size=2"]
     fewer += ["rewards.t2i=[{name: matching}]"]  # one reward: no arms for each
     words = [*SETS, *(word for key in fewer for word in ("--set", key)), "--seed", "0", "--out", "ablations", "--json"]
-    results = json.loads(corl("study", "corl", *words, cwd=tmp_path).stdout)
+    results = json.loads(corl("study", "corl", *words, cwd=tmp_path, code=0).stdout)
     rows = {row["title"]: row for row in results["rows"] if row["temperature"] == "1"}
     assert set(rows["refined after unified"]["cells"]) == {"drawing", "answering mc", "answering oe", "mean"}
     assert rows["refined after unified"]["steps"] == 4
@@ -193,10 +181,3 @@ def test_stages_and_rewards_end_to_end(tmp_path: Path) -> None:
     assert cell["score"]["mean"] == pytest.approx(sum(own) / len(own))
     provenance = json.loads((tmp_path / "ablations" / "runs" / "corl-oe-seed-0" / "provenance.json").read_text())
     assert "runs/unified-seed-0/checkpoints/step-000001" in provenance["start"]
-
-
-def _wait_for(file: Path, process: subprocess.Popen[Any]) -> None:
-    """Until the file has a line."""
-    while not (file.exists() and file.read_text().count("\n")):
-        assert process.poll() is None, "it ended before"
-        time.sleep(0.05)

@@ -1,4 +1,4 @@
-"""`corl train` as a user types it: true subprocesses on the embedded world."""
+"""`corl train` as a user types it, on the embedded world."""
 
 from __future__ import annotations
 
@@ -6,19 +6,15 @@ import json
 import shutil
 import signal
 import subprocess
-import sys
-import time
 from pathlib import Path
-from typing import Any
 
 import pytest
 import torch
+from commands import corl, process, started, wait_for
 from datasets import Dataset
 from recorded import metrics
 from safetensors.torch import load_file
-from typer.testing import CliRunner
 
-from corl_cli.cli.app import app
 from corl_cli.core.kinds import KINDS, Kind
 from corl_cli.world import checkpoint
 
@@ -31,16 +27,6 @@ SMALL = {
     "tracking.rollouts_every": 2,
     "checkpoint.every": 2,
 }
-
-
-def corl(*words: str | Path, cwd: Path, launch: tuple[str, ...] = ()) -> subprocess.CompletedProcess[str]:
-    return subprocess.run(
-        [sys.executable, "-m", *launch, "corl_cli", *map(str, words)],
-        cwd=cwd,
-        capture_output=True,
-        text=True,
-        timeout=300,
-    )
 
 
 def training(command: str, out: str, steps: int, *words: str | Path) -> list[str | Path]:
@@ -62,7 +48,7 @@ def weights(run: Path) -> dict[str, torch.Tensor]:
 def finished(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A whole run of six steps."""
     folder = tmp_path_factory.mktemp("runs")
-    done = corl(*unified("whole", 6), cwd=folder)
+    done = process(*unified("whole", 6), cwd=folder)
     assert done.returncode == 0, done.stderr
     assert "drawing: checker" in done.stdout
     assert "answering: accuracy (mc)" in done.stdout
@@ -93,11 +79,10 @@ def test_resuming_a_finished_run_prints_its_table_again(finished: Path) -> None:
 
 def test_a_run_killed_at_any_moment_resumes_exactly(finished: Path) -> None:
     folder = finished.parent
-    command = [sys.executable, "-m", "corl_cli", *map(str, unified("killed", 6))]
-    process = subprocess.Popen(command, cwd=folder, stderr=subprocess.DEVNULL)
-    _wait_for(folder / "killed", lambda line: line.get("step") == 3 and "lr" in line)
-    process.kill()
-    process.wait()
+    killed = started(*unified("killed", 6), cwd=folder, stderr=subprocess.DEVNULL)
+    wait_for(folder / "killed", killed, lambda line: line.get("step") == 3 and "lr" in line)
+    killed.kill()
+    killed.wait()
     with (folder / "killed" / "metrics.jsonl").open("a") as file:
         file.write('{"step": 4, "torn')  # what a kill in the middle of a write leaves
     resumed = corl(*unified("killed", 6), "--resume", cwd=folder)
@@ -109,12 +94,12 @@ def test_a_run_killed_at_any_moment_resumes_exactly(finished: Path) -> None:
 
 @pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
 def test_a_signal_saves_and_leaves(tmp_path: Path, number: signal.Signals, code: int) -> None:
-    command = [sys.executable, "-m", "corl_cli", *map(str, unified("run", 500, "--set", "checkpoint.every=400"))]
-    process = subprocess.Popen(command, cwd=tmp_path, stderr=subprocess.PIPE, text=True)
-    _wait_for(tmp_path / "run", lambda line: line.get("step") == 1 and "lr" in line)
-    process.send_signal(number)
-    _, talk = process.communicate(timeout=120)
-    assert process.returncode == code, talk
+    words = unified("run", 500, "--set", "checkpoint.every=400", "--set", "eval.probes=null")
+    stopped = started(*words, cwd=tmp_path, stderr=subprocess.PIPE)
+    wait_for(tmp_path / "run", stopped, lambda line: line.get("step") == 1 and "lr" in line)
+    stopped.send_signal(number)
+    _, talk = stopped.communicate(timeout=120)
+    assert stopped.returncode == code, talk
     assert "the state is saved" in talk
     assert "--resume" in talk
     steps = [line["step"] for line in metrics(tmp_path / "run") if "lr" in line]
@@ -124,7 +109,7 @@ def test_a_signal_saves_and_leaves(tmp_path: Path, number: signal.Signals, code:
 def test_two_processes_train_as_one(finished: Path) -> None:
     folder = finished.parent
     launch = ("torch.distributed.run", "--nproc-per-node=2", "--master-port=29517", "-m")
-    done = corl(*unified("two", 6), cwd=folder, launch=launch)
+    done = process(*unified("two", 6), cwd=folder, launch=launch)
     assert done.returncode == 0, done.stderr
     assert done.stdout.count("held out") == 1, "one process prints"
     assert json.loads((folder / "two" / "provenance.json").read_text())["processes"] == 2
@@ -144,7 +129,7 @@ def test_two_processes_train_as_one(finished: Path) -> None:
 
 def test_drawing_alone_trains_on_two_processes(tmp_path: Path) -> None:
     launch = ("torch.distributed.run", "--nproc-per-node=2", "--master-port=29518", "-m")
-    done = corl(*training("separate --task t2i", "run", 2), cwd=tmp_path, launch=launch)
+    done = process(*training("separate --task t2i", "run", 2, "--set", "eval.probes=null"), cwd=tmp_path, launch=launch)
     assert done.returncode == 0, done.stderr
     assert {key.split("/")[1] for line in metrics(tmp_path / "run") for key in line if "reward/" in key} == {"t2i"}
 
@@ -173,9 +158,9 @@ def test_dry_run_prints_the_plan_and_writes_nothing(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("kind", KINDS, ids=lambda kind: kind.command)
-def test_every_command_has_a_plan(kind: Kind) -> None:
-    done = CliRunner().invoke(app, ["train", *kind.command.split(), "--dry-run", "--json", "--num-processes", "2"])
-    assert done.exit_code == 0, done.stderr
+def test_every_command_has_a_plan(kind: Kind, tmp_path: Path) -> None:
+    words = ["train", *kind.command.split(), "--dry-run", "--json", "--num-processes", "2"]
+    done = corl(*words, cwd=tmp_path, code=0)
     (plan,) = json.loads(done.stdout)
     assert plan["command"] == f"corl train {kind.command}"
     assert plan["processes"] == "2 (ddp)"
@@ -252,16 +237,6 @@ def test_a_cycle_trains_one_task_a_step(tmp_path: Path) -> None:
 
 def _flat(after: dict[str, torch.Tensor], before: dict[str, torch.Tensor]) -> torch.Tensor:
     return torch.cat([(after[name].float() - before[name].float()).flatten() for name in sorted(after)])
-
-
-def _wait_for(run: Path, wanted: Any) -> None:
-    for _ in range(1200):
-        path = run / "metrics.jsonl"
-        text = path.read_text() if path.exists() else ""
-        if any(wanted(json.loads(line)) for line in text.splitlines() if line.endswith("}")):
-            return
-        time.sleep(0.1)
-    raise AssertionError("the run never got there")
 
 
 class TestBadInput:
@@ -384,16 +359,16 @@ class TestBadInput:
         ]
 
     def test_a_reward_that_is_not_a_number(self, tmp_path: Path) -> None:
-        (tmp_path / "mine.py").write_text(
+        (tmp_path / "late.py").write_text(
             "import torch\nfrom corl_cli.rewards.base import Reward, Scores\n\n\n"
             "class Late(Reward):\n    task = 't2i'\n    calls = 0\n\n"
             "    def score(self, rollout, policy):\n        self.calls += 1\n"
             "        return Scores(values=torch.full([len(rollout)], float('nan') if self.calls > 3 else 1.0))\n"
         )
         recipe = tmp_path / "mine.yaml"
-        recipe.write_text("base: world/unified\nname: mine\nrewards: {t2i: [{name: 'mine:Late'}]}\n")
+        recipe.write_text("base: world/unified\nname: mine\nrewards: {t2i: [{name: 'late:Late'}]}\n")
         done = corl(*unified("run", 6, "--recipe", recipe), cwd=tmp_path)
         assert done.returncode == 1
-        assert "Reward 'mine:Late' gave nan for sample 0" in done.stderr
+        assert "Reward 'late:Late' gave nan for sample 0" in done.stderr
         assert "on_error=mask" in done.stderr
         assert [p.name for p in (tmp_path / "run" / "checkpoints").iterdir()] == ["step-000002"]

@@ -1,12 +1,11 @@
 """LoRA by the command that a user types: trained, resumed, and gone on from."""
 
 import json
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
 import torch
+from commands import corl
 from safetensors.torch import load_file
 
 from corl_cli.core.recipe import Model
@@ -29,14 +28,7 @@ SETTINGS = {
 def train(folder: Path, out: str, *words: str, lora: bool = True, **settings: object) -> None:
     kept = {key: value for key, value in SETTINGS.items() if lora or "lora" not in key}
     sets = [f"--set={key}={value}" for key, value in (kept | settings).items()]
-    done = subprocess.run(
-        [sys.executable, "-m", "corl_cli", "train", "unified", "--out", out, *sets, *words],
-        cwd=folder,
-        capture_output=True,
-        text=True,
-        timeout=600,
-    )
-    assert done.returncode == 0, done.stderr
+    corl("train", "unified", "--out", out, *sets, *words, cwd=folder, code=0)
 
 
 def adapters(run: Path, step: int) -> dict[str, torch.Tensor]:
