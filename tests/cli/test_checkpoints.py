@@ -1,17 +1,16 @@
-"""Runs that are killed while they save, find the disk full, and keep their best checkpoint: true subprocesses."""
+"""Runs that are killed while they save, find the disk full, and keep their best checkpoint."""
 
 from __future__ import annotations
 
 import resource
 import subprocess
-import sys
 import time
-from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
 
 import pytest
 import torch
+from commands import command, corl, started
 from recorded import metrics
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
@@ -33,24 +32,15 @@ SETTINGS = {
 }
 
 
-def command(out: str, *words: str) -> list[str]:
+def words(out: str, *more: str) -> list[str]:
     sets = [word for key, value in SETTINGS.items() for word in ("--set", f"{key}={value}")]
-    return [sys.executable, "-m", "corl_cli", "train", "unified", "--out", out, *sets, *words]
+    return ["train", "unified", "--out", out, *sets, *more]
 
 
-def train(
-    folder: Path, out: str, *words: str, first: Callable[[], None] | None = None
-) -> subprocess.CompletedProcess[str]:
-    """The whole command, after what its process does first."""
-    return subprocess.run(
-        command(out, *words), cwd=folder, capture_output=True, text=True, timeout=300, preexec_fn=first
-    )
-
-
-def kill_while_saving(folder: Path, out: str, step: int, *words: str) -> None:
+def kill_while_saving(folder: Path, out: str, step: int, *more: str) -> None:
     """Kill -9 as soon as the checkpoint of a step has begun to be written."""
     partial = folder / out / "checkpoints" / f".step-{step:06d}.partial"
-    process = subprocess.Popen(command(out, *words), cwd=folder, stderr=subprocess.DEVNULL)
+    process = started(*words(out, *more), cwd=folder, stderr=subprocess.DEVNULL)
     while not partial.exists() and process.poll() is None:
         time.sleep(0.001)
     process.kill()
@@ -84,15 +74,14 @@ def full_disk() -> None:
 @pytest.fixture(scope="module")
 def runs(tmp_path_factory: pytest.TempPathFactory) -> Runs:
     folder = tmp_path_factory.mktemp("runs")
-    done = train(folder, "whole")
-    assert done.returncode == 0, done.stderr
+    corl(*words("whole"), cwd=folder, code=0)
     kill_while_saving(folder, "killed", 1)
     kill_while_saving(folder, "killed", 3, "--resume")
     before = files(folder / "killed")
-    full = train(folder, "killed", "--resume", first=full_disk)
+    resumed = words("killed", "--resume")
+    full = subprocess.run(command(*resumed), cwd=folder, capture_output=True, text=True, preexec_fn=full_disk)
     after = files(folder / "killed")
-    done = train(folder, "killed", "--resume")
-    assert done.returncode == 0, done.stderr
+    corl(*resumed, cwd=folder, code=0)
     return Runs(folder / "whole", folder / "killed", before, after, full)
 
 
