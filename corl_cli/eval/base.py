@@ -18,17 +18,13 @@ from corl_cli.core.types import AnswerType, Task
 
 @dataclass(frozen=True, kw_only=True)
 class Setting:
-    """What a recipe says to every benchmark; `instructions` are the words after a question, by answer type.
-
-    `tagged` says that these ask for <answer> tags, or that the policy was trained to write them.
-    """
+    """What a recipe says to every benchmark; `instructions` are the words after a question, by answer type."""
 
     seed: int = 0
     drawing: Drawing = field(default_factory=Drawing)
     answering: Answering = field(default_factory=Answering)
     judge: Judge | None = None
     instructions: Mapping[AnswerType, str] = field(default_factory=lambda: {"mc": "", "oe": ""})
-    tagged: bool = False
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -61,16 +61,20 @@ class Checkpoint:
 
 
 def draft(
-    recipe: str | None, overrides: Sequence[str], asked: str | None, store: Store | None, *, resume: bool
+    recipe: str | None, overrides: Sequence[str], asked: str | None, store: Store | None, *, generating: bool
 ) -> tuple[Draft, Checkpoint]:
     """The recipe to evaluate with, and the checkpoint, which its `model` section then is about.
 
     A recipe that was named is taken; else that of a result which is gone on with; else the one for the checkpoint: the
     embedded world's where it speaks its language, or Janus-Pro's. A run's own family, precision and instruction hold.
+    Where nothing is generated, the weights of a result need not be on this machine.
     """
-    if recipe is None and resume and store and store.exists:
-        recipe = str(store.recipe_file)
-        asked = asked or examine(recipe).recipe.model.checkpoint
+    if store and store.exists:
+        recipe = recipe or str(store.recipe_file)
+        if asked is None and not generating:
+            found = examine(recipe, overrides)
+            return found, Checkpoint(found.recipe.model.checkpoint, "", None)
+        asked = asked or examine(store.recipe_file).recipe.model.checkpoint
     if asked is None:
         asked = examine(recipe).recipe.model.checkpoint if recipe else "world"
     checkpoint = Checkpoint.find(asked)

@@ -51,11 +51,9 @@ def take(asked: Asked, names: Sequence[str] | None) -> list[Order]:
     """
     for name in names or ():
         resolve(name)
-    there = Store(asked.out) if asked.out else None
-    if there is None and (asked.resume and asked.only not in (None, "generate")):
-        raise UsageError("--resume goes on in --out, and no --out was given.", "Name the result: --out DIR --resume")
-    going_on = asked.resume or asked.only in ("score", "summarise")
-    found, checkpoint = draft(asked.recipe, asked.overrides, asked.checkpoint, there, resume=going_on)
+    generating = "generate" in asked.steps
+    there = Store(asked.out) if asked.out and (asked.resume or not generating) else None
+    found, checkpoint = draft(asked.recipe, asked.overrides, asked.checkpoint, there, generating=generating)
     recipe = found.recipe
     wanted = list(recipe.eval.benchmarks) if names is None else list(names)
     if not wanted:
@@ -66,7 +64,7 @@ def take(asked: Asked, names: Sequence[str] | None) -> list[Order]:
     bound: list[Benchmark] = []
     attempts: list[Callable[[], object]] = [partial(_bind, name, recipe, setting, bound) for name in wanted]
     attempts.append(partial(templates.check, instruction(recipe, checkpoint)))
-    if "generate" in asked.steps:
+    if generating:
         attempts += [partial(build.policy_class, recipe.model.family), partial(_check_weights, checkpoint)]
     faults, hints = build.failures(attempts)
     if found.faults or faults:
@@ -80,7 +78,7 @@ def take(asked: Asked, names: Sequence[str] | None) -> list[Order]:
         Order(
             recipe=recipe,
             benchmark=benchmark,
-            checkpoint=checkpoint if "generate" in asked.steps else None,
+            checkpoint=checkpoint if generating or asked.checkpoint else None,
             store=Store(_folder(asked.out, checkpoint, benchmark, single=names is not None)),
             steps=asked.steps,
             limit=asked.limit,
@@ -108,7 +106,6 @@ def settle(recipe: Recipe, checkpoint: Checkpoint) -> Setting:
         answering=recipe.eval.mm2t,
         judge=recipe.eval.judge,
         instructions=instructions,
-        tagged=any(instructions.values()) or checkpoint.of_world,
     )
 
 

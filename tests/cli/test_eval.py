@@ -115,9 +115,13 @@ def test_the_steps_can_be_taken_apart(geneval, tmp_path):
     corl("eval", "geneval", *SLOWLY, "--out", folder, "--only", "generate")
     assert not (folder / "scores.jsonl").exists()
     moved = shutil.move(folder, tmp_path / "elsewhere")
+    told = (Path(moved) / "eval.yaml").read_text()
+    assert "checkpoint: world\n" in told
+    (Path(moved) / "eval.yaml").write_text(told.replace("checkpoint: world\n", "checkpoint: /not/on/this/machine,"))
     corl("eval", "geneval", "--out", moved, "--only", "score")
     assert not (Path(moved) / "result.json").exists()
     corl("eval", "geneval", "--out", moved, "--only", "summarise")
+    (Path(moved) / "eval.yaml").write_text(told)
     assert files(Path(moved)) == files(geneval)
 
 

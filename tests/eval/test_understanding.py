@@ -22,9 +22,7 @@ from corl_cli.eval.understanding import data, judging
 from corl_cli.eval.understanding.extraction import extract
 from corl_cli.eval.understanding.tasks import TASKS
 
-THINK = Setting(
-    tagged=True, instructions={"mc": INSTRUCTIONS["think-answer-letter"], "oe": INSTRUCTIONS["think-answer-words"]}
-)
+THINK = Setting(instructions={"mc": INSTRUCTIONS["think-answer-letter"], "oe": INSTRUCTIONS["think-answer-words"]})
 with_lmms = pytest.mark.skipif(find_spec("lmms_eval") is None, reason="lmms-eval is not installed (corl[eval])")
 
 

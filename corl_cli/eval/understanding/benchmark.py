@@ -111,7 +111,7 @@ class Understanding(Benchmark):
         (numbers,) = converse(self._job("aggregate", folder, metrics=metrics))
         overall = numbers.get(self.lmms.headline, math.nan)  # We-Math has none without a whole problem
         untagged = [not score.details["tagged"] for score in scores]
-        share = {"untagged": 100 * sum(untagged) / len(untagged)} if self.setting.tagged else {}
+        share = {"untagged": 100 * sum(untagged) / len(untagged)} if self._instructed else {}
         return {"overall": overall, **numbers, **share}
 
     def calls(self, num_samples: int) -> int:
@@ -131,7 +131,6 @@ class Understanding(Benchmark):
             "folder": str(folder.resolve()),
             "data": self.options.data and str(Path(self.options.data).expanduser().resolve()),
             "instructions": dict(self.setting.instructions) if self._instructed else None,
-            "tagged": self.setting.tagged or self._instructed,
             "judge": judge and judge.model_dump(),
             "template": f"{harness()} {self.lmms.task}",
             **more,

@@ -117,7 +117,7 @@ class Session:
             "group": self.lmms.group(doc),
             "image": f"inputs/{name}.png" if images else "",
             # A limit made for a bare answer would cut one that begins with its reasons.
-            "max_new_tokens": None if self.job["tagged"] else settings.get("max_new_tokens"),
+            "max_new_tokens": None if instructions else settings.get("max_new_tokens"),
             "data": {"doc": number, "record": digest(task, doc), "answer": str(task.doc_to_target(doc))},
         }
 
