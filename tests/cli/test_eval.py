@@ -117,7 +117,7 @@ def test_the_steps_can_be_taken_apart(geneval, tmp_path):
     moved = shutil.move(folder, tmp_path / "elsewhere")
     told = (Path(moved) / "eval.yaml").read_text()
     assert "checkpoint: world\n" in told
-    (Path(moved) / "eval.yaml").write_text(told.replace("checkpoint: world\n", "checkpoint: /not/on/this/machine,"))
+    (Path(moved) / "eval.yaml").write_text(told.replace("checkpoint: world\n", "checkpoint: /not/on/this/machine\n"))
     corl("eval", "geneval", "--out", moved, "--only", "score")
     assert not (Path(moved) / "result.json").exists()
     corl("eval", "geneval", "--out", moved, "--only", "summarise")
