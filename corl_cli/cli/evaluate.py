@@ -22,6 +22,7 @@ from corl_cli.cli.common import (
     complete_recipe,
     console,
     progress,
+    remedies,
     table,
     with_options,
 )
@@ -72,17 +73,22 @@ class Benchmarks(TyperGroup):
 
             hint = suggest(cmd_name, [*BENCHMARKS, "ls", "suite", "compare", "report"], "Benchmarks")
             raise UsageError(f"There is no benchmark '{cmd_name}'.", f"{hint[:1].upper()}{hint[1:]}")
-        own = typer.Typer(rich_markup_mode=None)
-        own.command(cmd_name)(_command(cmd_name))
+        own = typer.Typer(rich_markup_mode=None, add_completion=False)
+        own.command(cmd_name, help=f"Run the benchmark {cmd_name}.")(_command(cmd_name))
         return typer.main.get_command(own)
 
 
-app = typer.Typer(cls=Benchmarks, help="Benchmarks that can be believed.", no_args_is_help=True, rich_markup_mode=None)
+app = typer.Typer(
+    cls=Benchmarks,
+    help="Evaluate a checkpoint on public benchmarks and the embedded world's.",
+    no_args_is_help=True,
+    rich_markup_mode=None,
+)
 
 
 @app.callback()
 def group() -> None:
-    """Benchmarks that can be believed."""
+    """Evaluate a checkpoint on public benchmarks and the embedded world's."""
 
 
 def _evaluate(
@@ -121,6 +127,8 @@ def _evaluate(
     if dry_run:
         rows = orders.describe(order, num_processes or 1)
         table([rows] if as_json else [{"plan": key, "": value} for key, value in rows.items()], as_json=as_json)
+        if not as_json:
+            remedies(evaluate.needs(order))
         return
     if not launch.started():  # else the first process does, while the others wait
         evaluate.check(order)
@@ -184,6 +192,8 @@ def suite(
     if dry_run:
         plans = [orders.describe(order, num_processes or 1) for order in wanted]
         table(plans if as_json else [orders.outlook(plan) for plan in plans], as_json=as_json)
+        if not as_json:
+            remedies(need for order in wanted for need in evaluate.needs(order))
         return
     if not launch.started():
         orders.check_all(wanted)
@@ -283,7 +293,7 @@ def _self_test(order: Order, as_json: bool) -> None:
 
     rows = orders.self_test(order)
     table(rows, as_json=as_json)
-    if not all(row["passed"] for row in rows):
+    if not all(row["passed"] == "yes" for row in rows):
         raise CorlError(f"The scorer of {order.benchmark.name} does not work as it should.", "See the remedies above.")
 
 

@@ -13,6 +13,8 @@ from corl_cli.core.numbers import finite
 from corl_cli.eval.base import Benchmark, Item, Score
 from corl_cli.eval.store import Store
 
+FEWEST = 8  # items of which a standard error or an interval is told
+
 
 def summarise(benchmark: Benchmark, store: Store, *, allow_partial: bool) -> dict[str, Any]:
     """The result in JSON (see the store): equal files give equal results, whoever made them and when.
@@ -28,7 +30,8 @@ def summarise(benchmark: Benchmark, store: Store, *, allow_partial: bool) -> dic
     failed = [scores[key].reason if key in scores else "it was not scored yet" for key in keys if key not in scored]
     names = list(dict.fromkeys(item.group for item in items))
     weights = benchmark.weights(names)
-    groups = [_group(name, weights, items, scored, benchmark.scale) for name in names]
+    means = _means(items, scored, benchmark.scale)
+    groups = [_group(name, weights, items, scored, means, benchmark.scale) for name in names]
     whole = not failed or allow_partial
     further = benchmark.headline(items, list(scored.values()), store.folder) if scored else {}
     mean = overall(groups)
@@ -48,7 +51,7 @@ def summarise(benchmark: Benchmark, store: Store, *, allow_partial: bool) -> dic
         "partial": bool(failed) and allow_partial,
         "overall": further.get("overall", mean) if whole else None,
         "mean": mean if whole else None,
-        "stderr": error(groups) if whole else None,
+        "stderr": error(groups, list(means.values())) if whole else None,
         "metrics": {name: value for name, value in further.items() if name != "overall"} if whole else {},
         "groups": groups,
     }
@@ -64,13 +67,23 @@ def overall(groups: Sequence[Mapping[str, Any]]) -> float:
     return sum(weight * group["mean"] for weight, group in zip(weights, known, strict=True)) / sum(weights)
 
 
-def error(groups: Sequence[Mapping[str, Any]]) -> float:
-    """The standard error of `overall`, items being drawn anew within each group; NaN where a group has one item."""
+def error(groups: Sequence[Mapping[str, Any]], means: Sequence[float]) -> float:
+    """The standard error of `overall`, items being drawn anew: within each group where groups have weights, else all.
+
+    `means` are of all items. NaN where there are fewer than FEWEST items, or in a group that has a weight.
+    """
     known = [group for group in groups if group["mean"] is not None]
-    weights = [_weight(group) for group in known]
-    if not sum(weights) or any(group["stderr"] is None for group in known):
+    if not known or any(group["weight"] is None for group in known):
+        return spread_of(means)
+    if any(group["stderr"] is None for group in known):
         return math.nan
+    weights = [_weight(group) for group in known]
     return math.sqrt(sum((w * g["stderr"]) ** 2 for w, g in zip(weights, known, strict=True))) / sum(weights)
+
+
+def spread_of(means: Sequence[float]) -> float:
+    """The standard error of the mean of items; NaN of too few, which may be alike by chance."""
+    return math.sqrt(variance(means) / len(means)) if len(means) >= FEWEST else math.nan
 
 
 def _weight(group: Mapping[str, Any]) -> float:
@@ -78,25 +91,31 @@ def _weight(group: Mapping[str, Any]) -> float:
     return weight
 
 
+def _means(items: Sequence[Item], scored: Mapping[tuple[str, int], Score], scale: float) -> dict[str, float]:
+    """The mean of each item's samples that have a value."""
+    found: dict[str, float] = {}
+    for item in items:
+        if values := _values(item, scored, scale):
+            found[item.id] = fmean(values)
+    return found
+
+
+def _values(item: Item, scored: Mapping[tuple[str, int], Score], scale: float) -> list[float]:
+    samples = [scored.get((item.id, sample)) for sample in range(item.samples)]
+    return [score.value * scale for score in samples if score and score.value is not None]
+
+
 def _group(
     name: str,
     weights: Mapping[str, float] | None,
     items: Sequence[Item],
     scored: Mapping[tuple[str, int], Score],
+    means: Mapping[str, float],
     scale: float,
 ) -> dict[str, Any]:
     """A group's mean over samples, and its standard error over items, whose samples share their fate."""
     own = [item for item in items if item.group == name]
-    values = [
-        [
-            score.value * scale
-            for n in range(item.samples)
-            if (score := scored.get((item.id, n))) and score.value is not None
-        ]
-        for item in own
-    ]
-    means = [fmean(samples) for samples in values if samples]
-    every = [value for samples in values for value in samples]
+    every = [value for item in own for value in _values(item, scored, scale)]
     return {
         "name": name,
         "weight": weights[name] if weights else None,
@@ -104,5 +123,5 @@ def _group(
         "samples": sum(item.samples for item in own),
         "failed": sum(item.samples for item in own) - len(every),
         "mean": fmean(every) if every else None,
-        "stderr": math.sqrt(variance(means) / len(means)) if len(means) > 1 else None,
+        "stderr": finite(spread_of([means[item.id] for item in own if item.id in means])),
     }

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Iterable, Sequence
+from difflib import get_close_matches
 from functools import partial
 from importlib import import_module
 from pathlib import Path
@@ -160,6 +161,13 @@ def _check_id(checkpoint: str) -> None:
     run, at, _ = checkpoint.rpartition("@")
     if at and (Path(run) / "recipe.yaml").exists():
         raise UsageError(f"{checkpoint}: a run takes @best only.", f"Use {run}@best, or {run} for the newest.")
+    parent = Path(checkpoint).parent
+    if parent != Path() and parent.is_dir():  # a folder was meant: the name of an owner is none here
+        near = get_close_matches(Path(checkpoint).name, [inside.name for inside in parent.iterdir()], 1)
+        raise UsageError(
+            f"There is no folder {checkpoint}.",
+            f"Did you mean {parent / near[0]}?" if near else f"Name one that is in {parent}.",
+        )
     try:
         validate_repo_id(checkpoint)
     except HFValidationError as error:

@@ -2,19 +2,25 @@
 
 from __future__ import annotations
 
+import hashlib
+import inspect
+import signal
+import sys
 import time
+import traceback
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
-from itertools import chain, islice, zip_longest
 from typing import Any, Literal, Protocol, get_args
 
 from accelerate import Accelerator
 
-from corl_cli.core.errors import CorlError, UsageError
+from corl_cli.core.errors import CorlError, Interrupted, UsageError
 from corl_cli.core.loader import dump
 from corl_cli.core.recipe import Recipe
-from corl_cli.core.requirements import demand
+from corl_cli.core.requirements import Requirement, demand
+from corl_cli.core.run_dir import writing
 from corl_cli.eval.base import Benchmark, Item, Score, Work
 from corl_cli.eval.judge import Judge
 from corl_cli.eval.store import Store
@@ -54,6 +60,8 @@ class Order:
 def check(order: Order) -> None:
     """CorlError with everything that the steps need and this machine lacks; UsageError where the folder is taken."""
     store = order.store
+    if store.folder.exists() and not store.folder.is_dir():
+        raise UsageError(f"{store.folder} is a file.", "Name a folder with --out.")
     if store.exists and not order.resume and "generate" in order.steps:
         raise UsageError(
             f"{store.folder} holds a result already.",
@@ -64,10 +72,46 @@ def check(order: Order) -> None:
             f"{store.folder} holds nothing to {order.steps[0]}.",
             f"Begin with: corl eval {order.benchmark.name} --only generate --out {store.folder}",
         )
-    needs = order.benchmark.requirements() if "generate" in order.steps and not store.exists else []
+    demand(needs(order), order.benchmark.name)
+
+
+def needs(order: Order) -> list[Requirement]:
+    """What the steps need from this machine: weights from the hub, data, scorers; each once."""
+    found: list[Requirement] = []
+    if "generate" in order.steps and order.checkpoint:
+        found += order.checkpoint.requirements()
+        found += [] if order.store.exists else order.benchmark.requirements()
     if "score" in order.steps:
-        needs = [*needs, *order.benchmark.scorers()]
-    demand(needs, order.benchmark.name)
+        found += order.benchmark.scorers()
+    return list(dict.fromkeys(found))
+
+
+@contextmanager
+def resumable(store: Store) -> Iterator[None]:
+    """Turn Ctrl-C into words that say how to go on."""
+    try:
+        yield
+    except KeyboardInterrupt as error:
+        raise Interrupted(
+            f"interrupted; {store.folder} keeps what was made.",
+            f"Go on with --out {store.folder} --resume",
+            signal=signal.SIGINT,
+        ) from error
+
+
+@contextmanager
+def working(benchmark: Benchmark, what: str) -> Iterator[None]:
+    """Turn what a benchmark's class raises by mistake into a CorlError that says where."""
+    try:
+        yield
+    except (CorlError, KeyboardInterrupt, MemoryError):
+        raise
+    except Exception as error:
+        frame = traceback.extract_tb(error.__traceback__)[-1]
+        raise CorlError(
+            f"{benchmark.name}: `{what}` failed: {type(error).__name__}: {error} ({frame.filename}:{frame.lineno}).",
+            "What is there stays: mend it, then go on with --resume.",
+        ) from error
 
 
 def is_main_process() -> bool:
@@ -82,7 +126,7 @@ def evaluate(order: Order, display: Display) -> dict[str, Any] | None:
     has no drawing, or the folder holds a result of something else.
     """
     accelerator = launch.join()
-    with launch.watching():
+    with launch.watching(), resumable(order.store):
         if accelerator.is_main_process:
             check(order)
             _open(order, display)
@@ -97,7 +141,8 @@ def evaluate(order: Order, display: Display) -> dict[str, Any] | None:
             _score(order, accelerator, display)
             _settle(order, None if alone else accelerator)
         if "summarise" in order.steps and accelerator.is_main_process:
-            result = summarise(order.benchmark, order.store, allow_partial=order.allow_partial)
+            with working(order.benchmark, "headline"):
+                result = summarise(order.benchmark, order.store, allow_partial=order.allow_partial)
             order.store.summarised(result)
             return result
     return None
@@ -118,7 +163,7 @@ def _open(order: Order, display: Display) -> None:
     store, benchmark = order.store, order.benchmark
     facts = {"benchmark": benchmark.name, "variant": benchmark.variant, "prompts": benchmark.protocol()}
     if "score" in order.steps:
-        facts["scorer"] = benchmark.scorer()
+        facts["scorer"] = benchmark.scorer() | source(benchmark)
     if order.checkpoint:
         facts["sampling"] = sampling(order.recipe, benchmark)
         facts["checkpoint"] = {"name": order.checkpoint.name, "weights": order.checkpoint.digest()}
@@ -126,31 +171,49 @@ def _open(order: Order, display: Display) -> None:
         store.settle()
         store.check(facts)
         if order.limit is not None and order.limit != store.manifest()["limit"]:
+            begun = "without a limit" if (there := store.manifest()["limit"]) is None else f"with --limit {there}"
             raise UsageError(
-                f"{store.folder} was begun with --limit {store.manifest()['limit']}.", "Leave --limit out."
+                f"{store.folder} was begun {begun}.", "Go on with that; another limit needs another --out."
             )
         if "scorer" in facts:
             store.note(store.manifest() | {"scorer": facts["scorer"]})
         return
     display.say(f"{benchmark.name}: reading what is asked")
-    items = benchmark.items(store.folder)
+    with writing(store.folder):
+        store.folder.mkdir(parents=True, exist_ok=True)
+    with working(benchmark, "items"):
+        items = benchmark.items(store.folder)
     if len({item.id for item in items}) < len(items):
         raise CorlError(f"{benchmark.title} has two items of one name.", "Mend the data: each id stands once.")
-    chosen = spread(items, order.limit)
+    weighed = benchmark.weights(list(dict.fromkeys(item.group for item in items))) is not None
+    chosen = choose(items, order.limit, by_group=weighed)
     store.create(facts | {"limit": order.limit, "items_of": len(items)}, chosen, dump(order.recipe))
 
 
-def spread(items: Sequence[Item], limit: int | None) -> list[Item]:
-    """`limit` items: as many of each group as of the others while it has some, evenly spread over it; else all."""
-    if limit is None or limit >= len(items):
+def source(benchmark: Benchmark) -> dict[str, str]:
+    """The digest of the file that a user's own benchmark is written in, which changes more often than its scorer()."""
+    if ":" not in benchmark.name:
+        return {}
+    text = inspect.getsource(sys.modules[type(benchmark).__module__])
+    return {"source": hashlib.sha256(text.encode()).hexdigest()[:16]}
+
+
+def choose(items: Sequence[Item], limit: int | None, *, by_group: bool) -> list[Item]:
+    """`limit` of the items in their order, all where there is no limit; a smaller limit chooses some of a larger one's.
+
+    Which ones is decided by a hash of their ids, in all alike, or `by_group` in each group by turns, so that a few are
+    of every group.
+    """
+    if limit is None:
         return list(items)
-    groups: dict[str, list[int]] = {}
-    for index, item in enumerate(items):
-        groups.setdefault(item.group, []).append(index)
-    turns = chain.from_iterable(zip_longest(*([name] * len(own) for name, own in groups.items())))
-    quota = Counter(islice((name for name in turns if name is not None), limit))
-    chosen = (own[turn * len(own) // quota[name]] for name, own in groups.items() for turn in range(quota[name]))
-    return [items[index] for index in sorted(chosen)]
+    hashed = sorted(items, key=lambda item: hashlib.sha256(item.id.encode()).digest())
+    turns: Counter[str] = Counter()
+    order: dict[str, tuple[int, int]] = {}
+    for place, item in enumerate(hashed):
+        order[item.id] = (turns[item.group], place) if by_group else (0, place)
+        turns[item.group] += 1
+    chosen = set(sorted(order, key=lambda name: order[name])[:limit])
+    return [item for item in items if item.id in chosen]
 
 
 def sampling(recipe: Recipe, benchmark: Benchmark) -> dict[str, Any]:
@@ -188,12 +251,13 @@ def _score(order: Order, accelerator: Accelerator, display: Display) -> None:
             append(score)
         if not work:
             return
-        benchmark.load(accelerator.device)
+        with working(benchmark, "load"):
+            benchmark.load(accelerator.device)
         if calls := benchmark.calls(len(work)):
             assert order.recipe.eval.judge
             display.say(f"judge {order.recipe.eval.judge.model}: {Judge(order.recipe.eval.judge).probe(calls)}")
         start = time.perf_counter()
-        with _bar(display, accelerator, "scoring", len(work)) as bar:
+        with _bar(display, accelerator, "scoring", len(work)) as bar, working(benchmark, "score"):
             for score in benchmark.score(work, order.store.folder):
                 append(score)
                 bar.advance(1, score.reason if score.value is None else "")

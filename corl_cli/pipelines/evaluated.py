@@ -15,10 +15,12 @@ from corl_cli import world
 from corl_cli.core.errors import CorlError
 from corl_cli.core.loader import Draft, examine
 from corl_cli.core.recipe import Instruction, Recipe
+from corl_cli.core.requirements import Requirement
 from corl_cli.core.run_dir import RunDir
 from corl_cli.eval.store import Store
 from corl_cli.models import lora
 from corl_cli.pipelines import build
+from corl_cli.scoring import checkpoints
 
 FILES = ("*.safetensors", "*.bin", "config.json", "adapter_config.json", "tokenizer.json")  # what outputs depend on
 
@@ -49,6 +51,12 @@ class Checkpoint:
         if self.run:
             return self.run.path / "eval" / Path(self.path).name
         return Path("runs") / "eval" / self.asked.strip("/").replace("/", "--")
+
+    def requirements(self) -> list[Requirement]:
+        """What the weights of a hub id need from this machine; a folder was looked into before."""
+        if Path(self.path).expanduser().is_dir():
+            return []
+        return [checkpoints.requirement("the policy's weights", self.path, "JanusForConditionalGeneration")]
 
     def digest(self) -> str:
         """A sha256 of its weights, configuration and tokenizer, and of the weights that adapters stand on."""

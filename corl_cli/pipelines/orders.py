@@ -11,7 +11,7 @@ from typing import Any
 import torch
 
 from corl_cli.core.errors import UsageError
-from corl_cli.core.loader import refuse
+from corl_cli.core.loader import load, refuse
 from corl_cli.core.recipe import Recipe
 from corl_cli.core.requirements import Requirement, demand
 from corl_cli.core.types import AnswerType
@@ -113,7 +113,8 @@ def check_all(orders: Sequence[Order]) -> None:
     """UsageError with what any of several orders needs and this machine lacks: nothing is begun."""
     faults, hints = build.failures([partial(evaluate.check, order) for order in orders])
     if faults:
-        raise UsageError("\n".join(faults), "\n".join(hints) or None)
+        many = "What to do about each is told by the same command with --dry-run."
+        raise UsageError("\n".join(faults), "\n".join(hints) if len(hints) < 2 else many)
 
 
 def remarks(order: Order, asked: Asked) -> Iterator[str]:
@@ -140,7 +141,7 @@ def describe(order: Order, num_processes: int) -> dict[str, Any]:
         "scorer": _told(benchmark.scorer()) if all(need.met for need in scorers) else "not here yet",
         "limit": order.limit,
         "processes": num_processes,
-        "needs": _needs([*data, *scorers]) or "nothing more",
+        "needs": _needs(evaluate.needs(order)) or "nothing more",
     }
 
 
@@ -150,7 +151,8 @@ def outlook(plan: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def catalogue() -> list[dict[str, Any]]:
-    """Every benchmark with what it measures; `as it is` says whether it runs here with its default options."""
+    """Every benchmark with what it measures, and what it lacks here for the embedded world and for Janus-Pro."""
+    small = load("eval/world").eval.benchmarks
     rows = []
     for name in BENCHMARKS:
         benchmark = bind(name, {}, Setting())
@@ -161,7 +163,8 @@ def catalogue() -> list[dict[str, Any]]:
                 "title": benchmark.title,
                 "asks": " and ".join({"t2i": "drawings", "mm2t": "answers"}[task] for task in benchmark.tasks),
                 "number": benchmark.measure,
-                "as it is": _needs(lacking) or "ready",
+                "embedded world": "ready" if name in small else "-",
+                "Janus-Pro": _needs(lacking) or "ready",
             }
         )
     return rows
@@ -216,7 +219,13 @@ def self_test(order: Order) -> list[dict[str, Any]]:
     if not checks:
         raise UsageError(f"{order.benchmark.title} has no self-test.", "Try a few items: --limit 8")
     return [
-        {"check": check.name, "passed": check.passed, "found": check.found, "remedy": check.remedy} for check in checks
+        {
+            "check": check.name,
+            "passed": "yes" if check.passed else "no",
+            "found": check.found,
+            "remedy": "" if check.passed else check.remedy,
+        }
+        for check in checks
     ]
 
 

@@ -268,6 +268,7 @@ def test_a_benchmark_of_ones_own_with_an_item_that_fails_every_time(tmp_path, mo
         (["eval", "nowhere:Bench"], "cannot be imported"),
         (["eval", "geneval", "--set", "eval.benchmarks.geneval.treshold=1"], "did you mean threshold?"),
         (["eval", "geneval", "--checkpoint", "no/such/place"], "neither a folder here nor the id of a model"),
+        (["eval", "geneval", "--checkpoint", "no/model"], "the policy's weights (missing)"),
         (["eval", "geneval", "--only", "score"], "holds nothing to score"),
         (["eval", "wise"], "WISE"),
         (["eval", "dpg"], "dpg"),
@@ -282,6 +283,15 @@ def test_bad_input_is_one_clear_line(words, what, tmp_path, monkeypatch):
     assert what in done.stderr
     assert "Traceback" not in done.output
     assert not list(tmp_path.iterdir())
+
+
+def test_a_mistake_in_a_benchmark_of_ones_own_is_told_with_its_place(tmp_path, monkeypatch):
+    (tmp_path / "torn.py").write_text(OWN.replace("torn = one", "1 / 0; torn = one"))
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.syspath_prepend(tmp_path)
+    done = corl("eval", "torn:Lengths", "--out", "r", code=1)
+    assert "torn:Lengths: `score` failed: ZeroDivisionError" in done.stderr
+    assert "torn.py:" in done.stderr
 
 
 def test_a_dry_run_says_what_would_be_done_and_does_nothing(tmp_path, monkeypatch):
@@ -299,10 +309,10 @@ def test_the_list_of_benchmarks_has_all_of_them():
         "world", "geneval", "wise", "dpg", "mmmu", "mmstar", "wemath", "mmvet", "pope", "logicvista", "mathvista",
         "mathverse", "mathvision",
     ]  # fmt: skip
-    assert rows["world"]["as it is"] == "ready"
-    assert rows["wise"]["as it is"] != "ready"
+    assert rows["geneval"]["embedded world"] == rows["world"]["Janus-Pro"] == "ready"
+    assert "a judge (missing)" in rows["wise"]["Janus-Pro"]
 
 
 def test_the_scorer_is_tried_on_what_is_known():
     done = corl("eval", "geneval", "--self-test", "--json")
-    assert all(row["passed"] for row in json.loads(done.stdout))
+    assert all(row["passed"] == "yes" for row in json.loads(done.stdout))
