@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from collections import Counter
+import math
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from itertools import permutations
 from pathlib import Path
+from statistics import fmean
 from typing import Any, ClassVar
 
 from pydantic import Field
@@ -22,9 +23,9 @@ from corl_cli.world.drawing import draw
 from corl_cli.world.language import Spec, caption, holds, parse_prompt
 from corl_cli.world.scenes import CELLS, Placed, Thing
 
-ATTRIBUTES = ("count", "colour", "shape", "position", "relation")
 ABILITIES: dict[Task, str] = {"t2i": "drawing", "mm2t": "answering"}
-TYPES = {"mc": "multiple choice", "oe": "open-ended"}
+TYPES = {"mc": "answered multiple choice", "oe": "answered open-ended"}
+ATTRIBUTES = {name: f"drawn {name}" for name in ("colour", "shape", "count", "position", "relation")}
 
 Pair = tuple[Thing, Seen | None]  # what is wanted, and what stands for it
 
@@ -39,9 +40,19 @@ class WorldOptions(Section):
 class World(Benchmark):
     """Prompts and questions of held-out scenes, by turns of the world's own mix; some prompts stand several times.
 
-    A drawing is right when it shows exactly what its prompt says, an answer by the rule of the accuracy reward. The
-    overall number is the mean of both shares. A prompt is drawn once: with the same number of drawings, more prompts
-    tell more about a model than more drawings of each.
+    A drawing is right when it shows exactly what its prompt says, an answer by the rule of the accuracy reward. A
+    prompt is drawn once: with the same number of drawings, more prompts tell more about a model than more of each.
+
+    Every number is a mean over items, of each the mean over its samples:
+      overall                     mean of drawing and answering; none where one of them has no item with a score
+      drawing, answering          right drawings, right answers
+      answered multiple choice,   right answers to questions of one type
+      answered open-ended
+      drawn colour, drawn shape   drawings in which that of every thing is right and clear; not those of nothing
+      drawn count                 drawings of as many things as the prompt says
+      drawn position              drawings of a lone thing in its cell, over the prompts that name one
+      drawn relation              drawings of two things that stand as asked, over the prompts that ask for it
+    But for the count, wanted and drawn things are paired so that most is right, those too many or too few left aside.
     """
 
     title = "Embedded world"
@@ -86,36 +97,24 @@ class World(Benchmark):
         for piece in work:
             yield _drawn(piece) if piece.item.task == "t2i" else _answered(piece)
 
-    def weights(self, groups: Sequence[str]) -> dict[str, float] | None:
-        """Half for each ability; within it by how many items a group has, however often each is drawn."""
-        found = (self._world_item(index) for index in range(self.options.items))
-        sizes = Counter(group for item in found for group in (_drawing_group(item.spec), _answer_group(item)))
-        return {group: sizes[group] / (2 * self.options.items) for group in groups}
-
     def headline(self, items: Sequence[Item], scores: Sequence[Score], folder: Path) -> dict[str, float]:
-        """Shares of right drawings and answers, of answers by type, and of drawings in which an attribute is right.
-
-        All are shares under the world's own mix, whatever part of it was asked.
-        count: as many things as the prompt says. For the others wanted and drawn things are paired so that most is
-        right, things too many or too few left aside. colour, shape: that of every pair, drawn clearly; no pair, not
-        right. position, relation: where the prompt says, over the prompts that do.
-        """
+        """The numbers named above, without those that no item has a score for."""
         known = {item.id: item for item in items}
-        sizes = Counter(known[score.item].group for score in scores)
-        weights = self.weights(list(sizes)) or {}
-        rights: dict[str, list[tuple[float, float]]] = {}  # of each number: value and weight
+        found: dict[str, dict[str, list[float]]] = {}  # by number and item
         for score in scores:
             if score.value is None:
                 continue
             item = known[score.item]
-            weight = weights[item.group] / sizes[item.group]
-            values = {ABILITIES[item.task]: score.value, **score.details.get("attributes", {})}
+            rights = {ABILITIES[item.task]: score.value}
             if item.task == "mm2t":
-                values[TYPES[item.data["answer_type"]]] = score.value
-            for name, value in values.items():
-                rights.setdefault(name, []).append((float(value), weight))
-        order = (*ABILITIES.values(), *TYPES.values(), *ATTRIBUTES)
-        return {name: _mean(rights[name]) for name in order if name in rights}
+                rights[TYPES[item.data["answer_type"]]] = score.value
+            rights |= {ATTRIBUTES[name]: float(right) for name, right in score.details.get("attributes", {}).items()}
+            for name, value in rights.items():
+                found.setdefault(name, {}).setdefault(item.id, []).append(value)
+        means = {name: fmean(fmean(own) for own in values.values()) for name, values in found.items()}
+        order = (*ABILITIES.values(), *TYPES.values(), *ATTRIBUTES.values())
+        overall = fmean(means.get(ability, math.nan) for ability in ABILITIES.values())
+        return {"overall": overall} | {name: means[name] for name in order if name in means}
 
     def self_test(self) -> list[Check]:
         """See Benchmark."""
@@ -161,7 +160,7 @@ class World(Benchmark):
 
 
 def attributes(prompt: str, found: Sequence[Seen]) -> dict[str, bool]:
-    """Which attributes of a drawing are right, of those that its prompt names; see World.headline.
+    """Which attributes of a drawing are right, of those that its prompt names; see World.
 
     All are right exactly when the checker calls the drawing right. CorlError for a prompt that is not of the world.
     """
@@ -204,10 +203,6 @@ def _in_place(spec: Spec, pairs: Sequence[Pair]) -> bool:
         first, second = (CELLS.index(cell) if cell else None for cell in cells)
         return first is not None and second is not None and holds(spec.relation, first, second)
     return True
-
-
-def _mean(weighted: Sequence[tuple[float, float]]) -> float:
-    return sum(value * weight for value, weight in weighted) / sum(weight for _, weight in weighted)
 
 
 def _drawing_group(spec: Spec) -> str:

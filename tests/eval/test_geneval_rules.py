@@ -15,7 +15,7 @@ from corl_cli.eval.base import Item, Score, Setting
 from corl_cli.eval.geneval import GenEval, GenEvalOptions
 from corl_cli.eval.geneval.colours import CANVAS, TEMPLATES, cut
 from corl_cli.eval.geneval.prompts import TAGS
-from corl_cli.eval.geneval.rules import COLOURS, Detection, Rules, box_of, iou, judge, keep, relations
+from corl_cli.eval.geneval.rules import COLOURS, Detection, Rules, asked, box_of, iou, judge, keep, relations
 from corl_cli.eval.store import Store
 from corl_cli.eval.summary import summarise
 
@@ -183,3 +183,36 @@ def test_a_thing_cannot_stand_by_a_target_that_is_not_right():
     dog = Detection(np.array([0, 0, 9, 9], np.float32), 0.9)
     verdict = judge(wanted, {"dog": [dog]}, never, Rules())
     assert verdict.reason.split("\n") == ["expected cat>=1, found 0", "no target for dog to be left of"]
+
+
+@pytest.mark.parametrize(
+    ("wanted", "words"),
+    [
+        ({"include": [{"class": "cross", "count": 1}]}, "cross 1"),
+        (
+            {
+                "include": [
+                    {"class": "circle", "count": 1, "color": "red"},
+                    {"class": "cup", "count": 2, "color": "blue"},
+                ]
+            },
+            "red circle 1, blue cup 2",
+        ),
+        (
+            {"include": [{"class": "square", "count": 1}, {"class": "cup", "count": 1, "position": ["left of", 0]}]},
+            "square 1, cup 1 left of it",
+        ),
+        (
+            {
+                "include": [
+                    *({"class": name, "count": 1} for name in "ab"),
+                    {"class": "c", "count": 1, "position": ["above", 0]},
+                ]
+            },
+            "a 1, b 1, c 1 above a",
+        ),
+        ({"include": [{"class": "dog", "count": 2}], "exclude": [{"class": "dog", "count": 3}]}, "dog 2, not dog 3"),
+    ],
+)
+def test_what_is_asked_in_words(wanted, words):
+    assert asked(wanted) == words

@@ -1,6 +1,7 @@
 """The embedded world's benchmark: what is asked, and right and wrong drawings and answers by hand."""
 
 import json
+import math
 from collections import Counter
 
 import pytest
@@ -186,54 +187,56 @@ def test_every_item_solved_is_all_right(tmp_path):
     assert {score.value for score in scores} == {1.0}
     numbers = benchmark.headline(items, scores, tmp_path)
     assert list(numbers.values()) == pytest.approx([1.0] * len(numbers))
-    assert {"drawing", "answering", "multiple choice", "open-ended", "count", "relation"} <= numbers.keys()
+    assert list(numbers)[:6] == [
+        *("overall", "drawing", "answering", "answered multiple choice", "answered open-ended", "drawn colour")
+    ]
+    assert list(numbers)[6:] == ["drawn shape", "drawn count", "drawn position", "drawn relation"]
 
 
-def test_both_abilities_weigh_alike_however_often_each_prompt_is_drawn(tmp_path):
+def scored(item, *values, **attributes):
+    details = {"attributes": attributes} if attributes else {}
+    return [Score(item=item.id, sample=n, value=value, details=details) for n, value in enumerate(values)]
+
+
+def test_both_abilities_count_alike_and_every_item_within_them(tmp_path):
     benchmark = world(images=3)
     items = benchmark.items(tmp_path)
     assert {item.samples for item in items[:24]} == {3}
-    weights = benchmark.weights(list(dict.fromkeys(item.group for item in items)))
-    for ability in ("draw", "answer"):
-        assert sum(weight for group, weight in weights.items() if group.startswith(ability)) == pytest.approx(0.5)
-    sizes = Counter(item.group for item in items)
-    assert weights["draw: pair"] == pytest.approx(sizes["draw: pair"] / 48)
-    scores = [
-        Score(item=item.id, sample=n, value=float(item.task == "mm2t" or n == 0))
-        for item in items
-        for n in range(item.samples)
-    ]
-    numbers = benchmark.headline(items, scores, tmp_path)
-    assert numbers["drawing"] == pytest.approx(1 / 3)
-    assert numbers["answering"] == pytest.approx(1.0)
+    assert benchmark.weights([item.group for item in items]) is None
+    first, second, third = items[:3]
+    mc, oe = (next(item for item in items if item.data.get("answer_type") == kind) for kind in ("mc", "oe"))
+    other = next(item for item in items if item.data.get("answer_type") == "oe" and item != oe)
+    scores = [*scored(first, 1, 0, 0), *scored(second, 1), *scored(third, 0, 0), *scored(mc, 1), *scored(oe, 0)]
+    numbers = benchmark.headline(items, [*scores, *scored(other, 0)], tmp_path)
+    assert numbers["drawing"] == pytest.approx((1 / 3 + 1 + 0) / 3)
+    assert numbers["answering"] == pytest.approx(1 / 3)
+    assert (numbers["answered multiple choice"], numbers["answered open-ended"]) == (1, 0)
+    assert numbers["overall"] == pytest.approx((4 / 9 + 1 / 3) / 2)
 
 
-def test_a_part_of_the_items_is_weighted_as_the_whole(tmp_path):
+@pytest.mark.parametrize(("task", "there"), [("t2i", "drawing"), ("mm2t", "answering")])
+def test_one_ability_alone_is_no_overall_number(task, there, tmp_path):
     benchmark = world()
     items = benchmark.items(tmp_path)
-    sizes = Counter(item.group for item in items)
-    one_of_each = list({item.group: item for item in items}.values())
-    scores = [Score(item=item.id, sample=0, value=float(item.group == "draw: pair")) for item in one_of_each]
-    numbers = benchmark.headline(one_of_each, scores, tmp_path)
-    assert numbers["drawing"] == pytest.approx(sizes["draw: pair"] / 24)
-    assert numbers["answering"] == 0.0
+    scores = [score for item in items for score in scored(item, 1.0 if item.task == task else None)]
+    numbers = benchmark.headline(items, scores, tmp_path)
+    assert math.isnan(numbers["overall"])
+    assert numbers[there] == 1
+    assert not {"drawing", "answering", "drawn colour"} & (numbers.keys() - {there})
 
 
 def test_shares_of_attributes_are_over_the_prompts_that_name_them(tmp_path):
     benchmark = world()
-    items = benchmark.items(tmp_path)[:3]
-    rights = [{"count": True, "position": False}, {"count": False, "position": True}, {"count": True}]
+    items = benchmark.items(tmp_path)
+    first, second, third = items[:3]
     scores = [
-        Score(item=item.id, sample=0, value=0.0, details={"attributes": right})
-        for item, right in zip(items, rights, strict=True)
+        *scored(first, 0.0, count=True, position=False),
+        *scored(second, 0.0, 0.0, count=False, position=True),
+        *scored(third, 0.0, count=True),
     ]
     numbers = benchmark.headline(items, scores, tmp_path)
-    assert numbers.keys() == {"drawing", "count", "position"}  # no answers, no number of theirs
-    weights = benchmark.weights([item.group for item in items])
-    sizes = Counter(item.group for item in items)
-    first, second, third = (weights[item.group] / sizes[item.group] for item in items)
-    assert numbers["count"] == pytest.approx((first + third) / (first + second + third))
-    assert numbers["position"] == pytest.approx(second / (first + second))
+    assert numbers.keys() == {"overall", "drawing", "drawn count", "drawn position"}
+    assert (numbers["drawn count"], numbers["drawn position"]) == (pytest.approx(2 / 3), 0.5)
 
 
 def test_the_self_test_passes_and_a_result_names_the_world():

@@ -16,7 +16,7 @@ from corl_cli.core.errors import UsageError
 from corl_cli.core.requirements import Requirement
 from corl_cli.eval.base import Benchmark, Check, Item, Score, Setting, Work
 from corl_cli.eval.geneval import colours, detector, prompts, trial, world
-from corl_cli.eval.geneval.rules import Detection, Rules, judge
+from corl_cli.eval.geneval.rules import Detection, Rules, asked, judge
 from corl_cli.scoring.clip import Clip
 
 IMAGES = 4  # drawings of each prompt
@@ -123,6 +123,7 @@ class GenEval(Benchmark):
     def score(self, work: Sequence[Work], folder: Path) -> Iterator[Score]:
         """See Benchmark.score; `details` hold the tag, the objects that counted, and the colours that were asked.
 
+        The reason of a right drawing says what its tag asks, which may be less than the prompt says.
         `detections` are [left, top, right, bottom, score] by class, in pixels.
         """
         for piece in work:
@@ -171,7 +172,7 @@ class GenEval(Benchmark):
             item=piece.item.id,
             sample=piece.sample,
             value=float(verdict.correct),
-            reason=verdict.reason or "all that was asked for was found",
+            reason=verdict.reason or f"found what is asked: {asked(data)}",
             details={"tag": data["tag"], "detections": boxes, "colours": dict(verdict.colours)},
         )
 

@@ -92,6 +92,14 @@ def judge(metadata: Mapping[str, Any], found: Found, paint: Painter, rules: Rule
     return Verdict(not faults, "\n".join(faults), kept, colours)
 
 
+def asked(metadata: Mapping[str, Any]) -> str:
+    """What a prompt's metadata asks for in words: "red circle 1, blue square 1", "square 1, circle 1 left of it"."""
+    wanted = metadata.get("include", [])
+    parts = [_named(one, place, wanted) for place, one in enumerate(wanted)]
+    parts += [f"not {unwanted['class']} {unwanted['count']}" for unwanted in metadata.get("exclude", [])]
+    return ", ".join(parts)
+
+
 def keep(objects: Sequence[Detection], threshold: float, rules: Rules) -> list[Detection]:
     """The objects of one class that count, surest first; scores are compared in float32, as the original does."""
     scores = np.array([found.score for found in objects], np.float32)
@@ -138,6 +146,16 @@ def box_of(mask: NDArray[np.bool_]) -> NDArray[np.float32]:
 
 def _area(left: float, top: float, right: float, bottom: float) -> float:
     return max(right - left + 1, 0) * max(bottom - top + 1, 0)
+
+
+def _named(wanted: Mapping[str, Any], place: int, every: Sequence[Mapping[str, Any]]) -> str:
+    """An object that is asked for; one that it stands by is "it" where it was named just before."""
+    words = [wanted["color"]] if "color" in wanted else []
+    words += [wanted["class"], str(wanted["count"])]
+    if "position" in wanted:
+        relation, target = wanted["position"]
+        words += [relation, "it" if target == place - 1 else every[target]["class"]]
+    return " ".join(words)
 
 
 def _too_few(wanted: Mapping[str, Any], objects: Sequence[Detection]) -> str:
