@@ -37,6 +37,7 @@ class Result:
     reason: str = "no reason"
     image_size: int = 64
     limit: int | None = None
+    items_of: int | None = None  # else as many as there are
 
     def write(self, folder: Path) -> Store:
         """The result in a folder, with everything of it but the recipe."""
@@ -45,7 +46,7 @@ class Result:
         named = {"name": self.checkpoint, "weights": f"sha256:{self.checkpoint}"}
         facts = {"benchmark": self.benchmark, "variant": self.variant, "checkpoint": named}
         protocol = {"prompts": dict(self.prompts), "scorer": dict(self.scorer), "sampling": dict(self.sampling)}
-        store.create(facts | protocol | {"limit": self.limit, "items_of": len(items)}, items, "")
+        store.create(facts | protocol | {"limit": self.limit, "items_of": self.items_of or len(items)}, items, "")
         for item in items:
             self._answer(store, item)
         with store.scoring(0) as append:

@@ -6,6 +6,7 @@ Items are what is resampled, within groups where groups have weights: the sample
 from __future__ import annotations
 
 import json
+import math
 import os
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -14,31 +15,42 @@ from statistics import fmean
 from typing import Any
 
 from corl_cli.core.errors import CorlError, UsageError
-from corl_cli.eval import summary
+from corl_cli.core.numbers import finite
+from corl_cli.core.types import Task
 from corl_cli.eval.base import Item
 from corl_cli.eval.store import Store
+from corl_cli.eval.summary import FEWEST
 from corl_cli.scoring import bootstrap
 from corl_cli.scoring.bootstrap import Interval
 
 PROTOCOL = ("prompts", "scorer", "sampling")  # what two results must share
 # but for the words around a question: the paper asks a trained model for its thoughts, and the baseline plainly
 WORDS = ("prompts.prompt", "prompts.instructions", "sampling.mm2t.instruction")
+ABILITIES: dict[Task, str] = {"t2i": "drawing", "mm2t": "answering"}
+MANY = 5  # intervals of a table, of which one may exclude 0 by chance
+
+Pairs = list[tuple[float, float]]  # the values of items, in A and B
 
 
 @dataclass(frozen=True, kw_only=True)
 class Side:
-    """One of the two results; `overall` is the benchmark's own number over all its items, None where it was refused."""
+    """One of the two results; `overall` is the benchmark's own number over all its items, None where it was refused.
+
+    `limit` is what its items were limited to, None where all were asked.
+    """
 
     folder: Path
     checkpoint: str
     overall: float | None
+    limit: int | None
 
 
 @dataclass(frozen=True, kw_only=True)
 class Difference:
     """What changed in one group, or overall: means of both over the same items, and the interval around B - A.
 
-    All on the benchmark's scale; the interval is NaN over a single item.
+    All on the benchmark's scale; the interval is NaN over fewer than FEWEST items, or where a group with a weight in it
+    has fewer: so few are soon alike by chance.
     """
 
     group: str
@@ -47,14 +59,19 @@ class Difference:
     b: float
     change: Interval
 
+    @property
+    def clear(self) -> bool:
+        """Whether the interval excludes 0."""
+        return self.change.low > 0 or self.change.high < 0
+
 
 @dataclass(frozen=True, kw_only=True)
 class Comparison:
     """Two results over the items that have a value in both.
 
-    `failed` counts the common items that one of them has no value for, `only_a` and `only_b` those that the other one
-    was not asked. `words` says where the words around the questions differ, `own_headline` that the benchmark's number
-    is not the mean that the interval is of.
+    `abilities` are drawing and answering, where there are items of both. `failed` counts the common items that one of
+    them has no value for, `only_a` and `only_b` those that the other one was not asked. `words` says where the words
+    around the questions differ, `own_headline` that the benchmark's number is not the mean that the interval is of.
     """
 
     title: str
@@ -63,12 +80,18 @@ class Comparison:
     a: Side
     b: Side
     overall: Difference
+    abilities: list[Difference]
     groups: list[Difference]
     failed: int
     only_a: int
     only_b: int
     own_headline: bool
     words: list[str]
+
+    @property
+    def lines(self) -> list[Difference]:
+        """Overall, then each ability and each group, where there are several."""
+        return [self.overall, *self.abilities, *(self.groups if len(self.groups) > 1 else [])]
 
 
 def results(folder: Path) -> list[Store]:
@@ -118,36 +141,37 @@ def compare(a: Store, b: Store) -> Comparison:
         )
     _demand_same_items(a, b, [name for name in common if _asked(ours[name]) != _asked(theirs[name])])
     before, after = (_values(store, first["scale"]) for store in (a, b))
-    pairs: dict[str, list[tuple[float, float]]] = {}
-    for name in common:
-        if name in before and name in after:
-            pairs.setdefault(ours[name].group, []).append((before[name], after[name]))
-    compared = sum(map(len, pairs.values()))
+    pairs: dict[str, Pairs] = {}
+    abilities: dict[Task, Pairs] = {}
+    compared = [name for name in common if name in before and name in after]
+    for name in compared:
+        pair = before[name], after[name]
+        pairs.setdefault(ours[name].group, []).append(pair)
+        abilities.setdefault(ours[name].task, []).append(pair)
     if not compared:
         raise CorlError(
             f"None of the {len(common)} common items has a value in both {a.folder} and {b.folder}.",
             "See why they failed: corl eval report DIR",
         )
-    weights = {group["name"]: group["weight"] for group in first["groups"]}
     return Comparison(
         title=first["title"],
         variant=first["variant"],
         measure=first["measure"],
         a=_side(a, first),
         b=_side(b, second),
-        overall=_overall(pairs, weights),
+        overall=_overall(pairs, _weights(first)),
+        abilities=[_difference(ABILITIES[task], [own], [1.0]) for task, own in abilities.items() if len(abilities) > 1],
         groups=[_difference(group, [own], [1.0]) for group, own in pairs.items()],
-        failed=len(common) - compared,
+        failed=len(common) - len(compared),
         only_a=len(ours) - len(common),
         only_b=len(theirs) - len(common),
-        own_headline=_own_headline(first) or _own_headline(second),
+        own_headline=_own_headline(first, ours, before) or _own_headline(second, theirs, after),
         words=words,
     )
 
 
 def rows(comparison: Comparison) -> list[dict[str, Any]]:
-    """A table: overall, then each group, where there are several."""
-    groups = comparison.groups if len(comparison.groups) > 1 else []
+    """A table of the comparison's lines; "clear" is yes where the interval excludes 0."""
     return [
         {
             "group": each.group,
@@ -155,10 +179,11 @@ def rows(comparison: Comparison) -> list[dict[str, Any]]:
             "A": each.a,
             "B": each.b,
             "B - A": each.change.mean,
-            "low": None if each.change.low != each.change.low else each.change.low,
-            "high": None if each.change.high != each.change.high else each.change.high,
+            "low": finite(each.change.low),
+            "high": finite(each.change.high),
+            "clear": "yes" if each.clear else "",
         }
-        for each in [comparison.overall, *groups]
+        for each in comparison.lines
     ]
 
 
@@ -167,8 +192,15 @@ def remarks(comparison: Comparison) -> list[str]:
     level, resamples = f"{bootstrap.LEVEL:.0%}", f"{bootstrap.RESAMPLES:,}"
     found = [
         f"low and high are the ends of the {level} interval of B - A: a paired bootstrap over items, {resamples} "
-        "resamples; it knows nothing of the chance in a training."
+        "resamples; it knows nothing of the chance in a training. Clear is a change whose interval excludes 0."
     ]
+    known = sum(not math.isnan(each.change.low) for each in comparison.lines)
+    if known >= MANY:
+        found.append(f"Of {known} intervals about one in twenty excludes 0 by chance.")
+    if known < len(comparison.lines):
+        found.append(
+            f"There is no interval over fewer than {FEWEST} items, nor of a number that weighs a group of so few."
+        )
     if comparison.own_headline:
         numbers = ", ".join(
             f"{side.overall:.4g} in {letter}" if side.overall is not None else f"none in {letter}"
@@ -181,6 +213,12 @@ def remarks(comparison: Comparison) -> list[str]:
         found.append("One of them has no overall number of its own, because samples in it failed.")
     if comparison.words:
         found.append(f"The questions stood in other words: {'; '.join(comparison.words)}.")
+    if comparison.a.limit != comparison.b.limit:
+        limits = (
+            f"{letter} {'without --limit' if side.limit is None else f'with --limit {side.limit}'}"
+            for letter, side in (("A", comparison.a), ("B", comparison.b))
+        )
+        found.append(f"They were not asked as many items: {', '.join(limits)}.")
     counts = {
         "{} left out because a sample in one of them has no value": comparison.failed,
         "{} in A alone": comparison.only_a,
@@ -189,8 +227,6 @@ def remarks(comparison: Comparison) -> list[str]:
     told = [text.format(f"{count} item{'s' * (count > 1)}") for text, count in counts.items() if count]
     if told:
         found.append(f"Not compared: {'; '.join(told)}.")
-    if any(each.change.low != each.change.low for each in (comparison.overall, *comparison.groups)):
-        found.append("A group of a single item has no interval, and neither has a number that it has a weight in.")
     return found
 
 
@@ -255,30 +291,46 @@ def _values(store: Store, scale: float) -> dict[str, float]:
     return {item: fmean(samples) for item, samples in values.items()}
 
 
-def _overall(pairs: Mapping[str, list[tuple[float, float]]], weights: Mapping[str, float | None]) -> Difference:
+def _overall(pairs: Mapping[str, Pairs], weights: Mapping[str, float | None]) -> Difference:
     """Over groups by their weights; over all items alike where they have none."""
-    known = [weights[group] for group in pairs]
-    weighed = [weight for weight in known if weight is not None]
-    if len(weighed) == len(known) and any(weighed):
-        return _difference("overall", list(pairs.values()), weighed)
+    weighed = {group: weight for group in pairs if (weight := weights[group])}
+    if weighed and all(weights[group] is not None for group in pairs):
+        return _difference("overall", [pairs[group] for group in weighed], list(weighed.values()))
     return _difference("overall", [[pair for own in pairs.values() for pair in own]], [1.0])
 
 
-def _difference(group: str, strata: Sequence[Sequence[tuple[float, float]]], weights: Sequence[float]) -> Difference:
+def _difference(group: str, strata: Sequence[Pairs], weights: Sequence[float]) -> Difference:
     a, b = (
         sum(weight * fmean(pair[side] for pair in own) for weight, own in zip(weights, strata, strict=True))
         / sum(weights)
         for side in (0, 1)
     )
-    change = bootstrap.stratified([[after - before for before, after in own] for own in strata], weights)
+    if min(map(len, strata)) < FEWEST:
+        change = Interval(mean=b - a, low=math.nan, high=math.nan)
+    else:
+        change = bootstrap.stratified([[after - before for before, after in own] for own in strata], weights)
     return Difference(group=group, items=sum(map(len, strata)), a=a, b=b, change=change)
 
 
 def _side(store: Store, result: Mapping[str, Any]) -> Side:
-    return Side(folder=store.folder, checkpoint=result["checkpoint"]["name"], overall=result["overall"])
+    return Side(
+        folder=store.folder,
+        checkpoint=result["checkpoint"]["name"],
+        overall=result["overall"],
+        limit=result["limit"],
+    )
 
 
-def _own_headline(result: Mapping[str, Any]) -> bool:
-    """Whether the overall number is another one than the mean over groups."""
-    mean = summary.overall(result["groups"])
-    return result["overall"] is not None and abs(result["overall"] - mean) > 1e-9 * max(1.0, abs(mean))
+def _weights(result: Mapping[str, Any]) -> dict[str, float | None]:
+    return {group["name"]: group["weight"] for group in result["groups"]}
+
+
+def _own_headline(result: Mapping[str, Any], items: Mapping[str, Item], values: Mapping[str, float]) -> bool:
+    """Whether the result's overall number is another one than the mean that an interval would be of."""
+    if result["overall"] is None:
+        return False
+    pairs: dict[str, Pairs] = {}
+    for name, value in values.items():
+        pairs.setdefault(items[name].group, []).append((value, value))
+    mean = _overall(pairs, _weights(result)).a
+    return bool(abs(result["overall"] - mean) > 1e-9 * max(1.0, abs(mean)))

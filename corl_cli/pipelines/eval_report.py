@@ -70,15 +70,9 @@ class Board:
         self.paper = paper.rows(self.told["benchmark"])
 
     @property
-    def comparable(self) -> bool:
-        """Whether the paper's numbers may stand beside these."""
-        return bool(self.told["comparable"])
-
-    @property
-    def limited(self) -> str:
-        """How many items were asked where these are not all."""
-        asked, of = self.told["items"], self.told["items_of"]
-        return "" if asked == of else f"{asked:,} of {of:,}"
+    def incomparable(self) -> str:
+        """Why the paper's numbers, where it has any, may not stand beside these; empty where they may."""
+        return _incomparable(self.told) if self.paper else ""
 
     @property
     def line(self) -> str:
@@ -90,7 +84,7 @@ class Board:
     @property
     def facts(self) -> dict[str, str]:
         """The protocol, a line for each setting."""
-        lines = {"measure": self.told["measure"], "items": self.limited or f"{self.told['items']:,}"}
+        lines = {"measure": self.told["measure"], "items": _asked(self.told)}
         for part in compare.PROTOCOL:
             lines |= _flat(part, self.told[part])
         return lines
@@ -102,7 +96,7 @@ class Board:
         lines = [self._line("overall", self.told["items"], [result.number for result in self.results])]
         for name in dict.fromkeys(name for result in self.results for name in result.told["metrics"]):
             values = [_number(result.told["metrics"].get(name), None, 0, scale) for result in self.results]
-            lines.append(self._line(name, self.told["items"], values))
+            lines.append(self._line(name, None, values))
         groups = self.results[0].groups
         for name, group in groups.items() if len(groups) > 1 else ():
             there = [result.groups[name] for result in self.results]
@@ -110,13 +104,13 @@ class Board:
             lines.append(self._line(name, group["items"], values))
         return lines
 
-    def _line(self, name: str, items: int, values: Sequence[str]) -> dict[str, str]:
+    def _line(self, name: str, items: int | None, values: Sequence[str]) -> dict[str, str]:
         ours = {result.label: value for result, value in zip(self.results, values, strict=True)}
         published = {}
         for row in self.paper:
             known = row.overall if name == "overall" else row.groups.get(name)
             published[f"{row.model} (paper)"] = "" if known is None else f"{known:{'.2f' if known < 1 else 'g'}}"
-        return {"": name, "items": f"{items:,}"} | ours | published
+        return {"": name, "items": "" if items is None else f"{items:,}"} | ours | published
 
     @property
     def figures(self) -> list[Figure]:
@@ -141,20 +135,37 @@ def write(folder: Path) -> Path:
 
 
 def rows(folder: Path) -> list[dict[str, Any]]:
-    """One line for each result in a folder and below it, with the paper's numbers."""
+    """One line for each result in a folder and below it, with the paper's numbers and whether they may be compared."""
     table = []
     for told in (store.result() for store in compare.results(folder)):
         published = {row.model: row.overall for row in paper.rows(told["benchmark"])}
+        why = _incomparable(told)
         table.append(
             {
                 "benchmark": f"{told['title']} {told['variant']}".strip(),
                 "checkpoint": told["checkpoint"]["name"],
-                **{name: told[name] for name in ("overall", "stderr", "items", "failed")},
+                "overall": told["overall"],
+                "comparable": (f"no: {why}" if why else "yes") if published else None,
+                **{name: told[name] for name in ("stderr", "items", "failed")},
                 **{model: published.get(model) for model in (paper.BASELINE, paper.TRAINED)},
-                "comparable": "yes" if told["comparable"] and published else "no",
             }
         )
     return table
+
+
+def _asked(told: Mapping[str, Any]) -> str:
+    """How many items were asked, and of how many where these are not all."""
+    asked, of = told["items"], told["items_of"]
+    return f"{asked:,}" if asked == of else f"{asked:,} of {of:,}"
+
+
+def _incomparable(told: Mapping[str, Any]) -> str:
+    """Why numbers of the paper may not stand beside a result; empty where they may."""
+    if told["comparable"]:
+        return ""
+    if told["items"] < told["items_of"]:
+        return f"{_asked(told)} items only"
+    return "other prompts or another scorer than the paper's"
 
 
 def _boards(folder: Path) -> list[Board]:
@@ -173,15 +184,18 @@ def _boards(folder: Path) -> list[Board]:
 
 
 def _overview(boards: Sequence[Board]) -> list[dict[str, str]]:
-    """A row for each benchmark and protocol, with a column for each checkpoint and for the paper's models."""
+    """A row for each benchmark and protocol, with a column for each checkpoint and for the paper's models.
+
+    Whether these may be compared stands first, where the narrowest window shows it.
+    """
     labels = list(dict.fromkeys(result.label for board in boards for result in board.results))
     models = [f"{model} (paper)" for model in (paper.BASELINE, paper.TRAINED) if any(board.paper for board in boards)]
     table = []
     for board in boards:
         known = board.table[0]
-        comparable = {"comparable": ("yes" if board.comparable else "no") if board.paper else ""} if models else {}
+        comparable = {"comparable": ("no" if board.incomparable else "yes") if board.paper else ""} if models else {}
         cells = {name: known.get(name, "") for name in ("items", *labels, *models)}
-        table.append({"": board.title} | cells | comparable)
+        table.append({"": board.title} | comparable | cells)
     return table
 
 
@@ -231,7 +245,7 @@ def _bars(board: Board) -> Figure:
             error_kw={"linewidth": 1, "ecolor": "0.3"},
             label=result.label,
         )
-    for row, face in zip(board.paper if board.comparable else [], ("white", "0.2"), strict=False):
+    for row, face in zip([] if board.incomparable else board.paper, ("white", "0.2"), strict=False):
         known = {names.index(name): value for name, value in row.groups.items() if name in names}
         if known:
             axis.plot(

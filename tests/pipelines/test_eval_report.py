@@ -27,7 +27,7 @@ def test_a_result_stands_beside_the_papers_with_its_groups(tmp_path):
     assert "GenEval: tiny-janus" in text
     assert "overall 3 0.500 0.73 0.77" in text
     assert "Janus-Pro-1B (paper) ULM-R1 (paper)" in text
-    assert re.search(r"two_object 2 0\.750 ± 0\.250 0\.82 0\.85", text)
+    assert re.search(r"two_object 2 0\.750 0\.82 0\.85", text)
     assert re.search(r"counting 1 0\.000 0\.51 0\.71", text)
     assert "Prompts: file prompts.jsonl. Scorer: detector a tiny one." in text
     assert "generated 4 samples/s scored 8 samples/s" in text
@@ -35,12 +35,35 @@ def test_a_result_stands_beside_the_papers_with_its_groups(tmp_path):
     assert "Overview" not in text
 
 
+def test_a_number_without_a_group_of_its_own_is_of_no_number_of_items(tmp_path):
+    replace(GENEVAL, headline={"correct prompts": 0.25}).write(tmp_path)
+    assert re.search(r"overall 3 0\.500 .*correct prompts 0\.250 two_object 2 ", page(tmp_path))
+
+
 def test_a_stand_in_says_that_it_is_one(tmp_path):
-    replace(GENEVAL, comparable=False, limit=3).write(tmp_path)
+    replace(GENEVAL, comparable=False).write(tmp_path)
     text = page(tmp_path)
-    assert "Not comparable with published numbers" in text
+    why = "other prompts or another scorer than the paper's"
+    assert f"Not comparable with published numbers The reason: {why.replace(chr(39), '&#39;')}." in text
     assert "beside numbers that are not comparable with them" in text
-    assert rows(tmp_path)[0]["comparable"] == "no"
+    assert "items only" not in text
+    assert rows(tmp_path)[0]["comparable"] == f"no: {why}"
+
+
+def test_a_part_of_the_items_says_how_many_they_are(tmp_path):
+    replace(GENEVAL, limit=3, items_of=553).write(tmp_path)
+    text = page(tmp_path)
+    assert "The reason: 3 of 553 items only." in text
+    assert "another scorer" not in text
+    assert rows(tmp_path)[0]["comparable"] == "no: 3 of 553 items only"
+
+
+def test_what_the_paper_does_not_report_warns_of_nothing(tmp_path):
+    replace(GENEVAL, benchmark="world", title="World", comparable=False, limit=3, items_of=9).write(tmp_path)
+    text = page(tmp_path)
+    assert "omparable" not in text
+    assert "3 of 9" in text
+    assert rows(tmp_path)[0]["comparable"] is None
 
 
 def test_prompts_and_scorer_are_named_once_and_without_their_digests(tmp_path):
@@ -107,12 +130,10 @@ def test_what_failed_is_told_by_reason_with_examples(tmp_path):
 
 
 def test_wrong_answers_stand_with_question_answer_and_reason(tmp_path):
-    result = Result(
-        benchmark="mmmu", title="MMMU", scale=100.0, values={"x": [0], "y": [1], "z": [0.5]}, item=question, reason="no"
-    )
-    result.write(tmp_path)
-    text = page(tmp_path)
-    assert "overall 3 50.0 ± 28.9 36.3 42.3" in text
+    values = {"x": [0], "y": [1]} | {name: [0.5] for name in "zabcde"}
+    Result(benchmark="mmmu", title="MMMU", scale=100.0, values=values, item=question, reason="no").write(tmp_path)
+    text = page(tmp_path)  # the error is 100 times the root of (0.25 + 0.25) / 7 / 8
+    assert "overall 8 50.0 ± 9.4 36.3 42.3" in text
     assert re.search(r"What is x\? wrong no all answer to x", text)
     assert re.search(r"What is z\? 0\.50 no all answer to z", text)
     assert "What is y?" not in text
@@ -124,7 +145,7 @@ def test_checkpoints_of_one_protocol_stand_side_by_side(tmp_path):
     replace(GENEVAL, scorer={"detector": "another"}).write(tmp_path / "other")
     text = page(tmp_path)
     assert "Overview" in text
-    assert re.search(r"GenEval 3 0\.833 0\.500 0\.73 0\.77 yes GenEval 3 0\.500", text)
+    assert re.search(r"GenEval yes 3 0\.833 0\.500 0\.73 0\.77 GenEval yes 3 0\.500", text)
     assert [row["checkpoint"] for row in rows(tmp_path)] == ["trained", "tiny-janus", "tiny-janus"]
     GENEVAL.write(tmp_path / "again")
     assert "trained tiny-janus (again) tiny-janus (before)" in page(tmp_path)
@@ -135,7 +156,8 @@ def test_rows_are_numbers_beside_the_papers(tmp_path):
     GENEVAL.write(tmp_path / "geneval")
     first, second = rows(tmp_path)
     assert (first["benchmark"], first["overall"], first["ULM-R1"], first["comparable"]) == ("GenEval", 0.5, 0.77, "yes")
-    assert (second["benchmark"], second["ULM-R1"], second["comparable"]) == ("World", None, "no")
+    assert (second["benchmark"], second["ULM-R1"], second["comparable"]) == ("World", None, None)
+    assert list(first)[2:4] == ["overall", "comparable"]
     assert "Janus-Pro-1B (paper)" in page(tmp_path)
     assert "(paper)" not in page(tmp_path / "world")
 
