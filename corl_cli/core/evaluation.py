@@ -2,7 +2,7 @@
 
 from typing import Annotated
 
-from pydantic import Field
+from pydantic import Field, field_validator
 
 from corl_cli.core.section import Float, Int, Positive, Section, Share, Temperature
 
@@ -42,3 +42,10 @@ class Judge(Section):
     retries: Annotated[Int, Field(ge=0)] = Field(6, description="further attempts after 429, 5xx and time-outs")
     max_tokens: Positive = Field(1024, description="longest answer")
     price: Price | None = Field(None, description="for an estimate of the cost before the first call")
+
+    @field_validator("base_url")
+    @classmethod
+    def _no_secret(cls, url: str) -> str:
+        if "@" in url.partition("://")[2].partition("/")[0]:
+            raise ValueError("a name or password does not belong here, where it would be kept; use key_variable")
+        return url

@@ -147,7 +147,10 @@ class Benchmark(ABC):
         return None
 
     def headline(self, items: Sequence[Item], scores: Sequence[Score], folder: Path) -> dict[str, float]:
-        """Further numbers by name, over the samples that have a value; one called "overall" takes the mean's place."""
+        """Further numbers by name, over the samples that have a value.
+
+        One called "overall" takes the mean's place, and "stderr" that of the mean's standard error.
+        """
         return {}
 
     def self_test(self) -> list[Check]:

@@ -40,7 +40,7 @@ class Estimate:
 
     def __str__(self) -> str:
         if self.cost is None:
-            return f"up to {self.calls} calls"
+            return f"up to {self.calls} calls, and a second one for an answer that cannot be read"
         return (
             f"up to {self.calls} calls, about ${self.cost:,.2f} "
             f"(guessed at {READ} tokens read and {WRITTEN} written a call)"

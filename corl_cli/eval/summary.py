@@ -13,6 +13,7 @@ from corl_cli.core.numbers import finite
 from corl_cli.eval.base import Benchmark, Item, Score
 from corl_cli.eval.store import Store
 
+OVERALL = ("overall", "stderr")  # what a headline may say of the overall number itself
 FEWEST = 8  # items of which a standard error or an interval is told
 
 
@@ -39,7 +40,7 @@ def summarise(benchmark: Benchmark, store: Store, *, allow_partial: bool) -> dic
         **{name: manifest[name] for name in ("benchmark", "variant", "checkpoint", "sampling", "prompts")},
         "scorer": manifest.get("scorer"),
         "title": benchmark.title,
-        "comparable": benchmark.comparable and manifest["limit"] is None,
+        "comparable": benchmark.comparable and len(items) == manifest["items_of"],
         "measure": benchmark.measure,
         "scale": benchmark.scale,
         "limit": manifest["limit"],
@@ -51,11 +52,17 @@ def summarise(benchmark: Benchmark, store: Store, *, allow_partial: bool) -> dic
         "partial": bool(failed) and allow_partial,
         "overall": further.get("overall", mean) if whole else None,
         "mean": mean if whole else None,
-        "stderr": error(groups, list(means.values())) if whole else None,
-        "metrics": {name: value for name, value in further.items() if name != "overall"} if whole else {},
+        "stderr": _stderr(groups, means, further) if whole else None,
+        "metrics": {name: value for name, value in further.items() if name not in OVERALL} if whole else {},
+        "truncated": sum(bool(line.get("truncated")) for line in store.answers().values()),
         "groups": groups,
     }
     return dict(finite(result))
+
+
+def _stderr(groups: Sequence[Mapping[str, Any]], means: Mapping[str, float], further: Mapping[str, float]) -> float:
+    """The standard error of the overall number: of another one than the mean only the benchmark can tell it."""
+    return further.get("stderr", math.nan) if "overall" in further else error(groups, list(means.values()))
 
 
 def overall(groups: Sequence[Mapping[str, Any]]) -> float:

@@ -14,7 +14,7 @@ from pydantic import Field
 
 from corl_cli.core.section import Int, Positive, Section
 from corl_cli.core.types import Task
-from corl_cli.eval import drawings
+from corl_cli.eval import drawings, summary
 from corl_cli.eval.base import Benchmark, Check, Item, Score, Work
 from corl_cli.scoring.answers import judge
 from corl_cli.world import items as world
@@ -111,10 +111,13 @@ class World(Benchmark):
             rights |= {ATTRIBUTES[name]: float(right) for name, right in score.details.get("attributes", {}).items()}
             for name, value in rights.items():
                 found.setdefault(name, {}).setdefault(item.id, []).append(value)
-        means = {name: fmean(fmean(own) for own in values.values()) for name, values in found.items()}
+        items_means = {name: [fmean(own) for own in values.values()] for name, values in found.items()}
+        means = {name: fmean(values) for name, values in items_means.items()}
         order = (*ABILITIES.values(), *TYPES.values(), *ATTRIBUTES.values())
         overall = fmean(means.get(ability, math.nan) for ability in ABILITIES.values())
-        return {"overall": overall} | {name: means[name] for name in order if name in means}
+        errors = (summary.spread_of(items_means.get(ability, [])) for ability in ABILITIES.values())
+        stderr = math.hypot(*errors) / len(ABILITIES)
+        return {"overall": overall, "stderr": stderr} | {name: means[name] for name in order if name in means}
 
     def self_test(self) -> list[Check]:
         """See Benchmark."""

@@ -130,6 +130,7 @@ def evaluate(order: Order, display: Display) -> dict[str, Any] | None:
         if accelerator.is_main_process:
             check(order)
             _open(order, display)
+            _probe(order, display)
         accelerator.wait_for_everyone()
         if "generate" in order.steps:
             _generate(order, accelerator, display)
@@ -161,23 +162,25 @@ def _settle(order: Order, together: Accelerator | None) -> None:
 def _open(order: Order, display: Display) -> None:
     """Begin a result, or make sure that the one that is there is of the same weights, words and scorer."""
     store, benchmark = order.store, order.benchmark
-    facts = {"benchmark": benchmark.name, "variant": benchmark.variant, "prompts": benchmark.protocol()}
-    if "score" in order.steps:
-        facts["scorer"] = benchmark.scorer() | source(benchmark)
+    facts: dict[str, Any] = {"benchmark": benchmark.name, "variant": benchmark.variant}
     if order.checkpoint:
+        facts["prompts"] = benchmark.protocol()
         facts["sampling"] = sampling(order.recipe, benchmark)
         facts["checkpoint"] = {"name": order.checkpoint.name, "weights": order.checkpoint.digest()}
-    if store.exists:
-        store.settle()
-        store.check(facts)
-        if order.limit is not None and order.limit != store.manifest()["limit"]:
-            begun = "without a limit" if (there := store.manifest()["limit"]) is None else f"with --limit {there}"
-            raise UsageError(
-                f"{store.folder} was begun {begun}.", "Go on with that; another limit needs another --out."
-            )
-        if "scorer" in facts:
-            store.note(store.manifest() | {"scorer": facts["scorer"]})
+    if not store.exists:
+        _begin(order, facts, display)
         return
+    store.settle()
+    if "score" in order.steps and any(score.value is not None for score in store.scores().values()):
+        facts["scorer"] = scorer(benchmark)
+    store.check(facts)
+    if order.limit is not None and order.limit != store.manifest()["limit"]:
+        begun = "without a limit" if (there := store.manifest()["limit"]) is None else f"with --limit {there}"
+        raise UsageError(f"{store.folder} was begun {begun}.", "Go on with that; another limit needs another --out.")
+
+
+def _begin(order: Order, facts: dict[str, Any], display: Display) -> None:
+    store, benchmark = order.store, order.benchmark
     display.say(f"{benchmark.name}: reading what is asked")
     with writing(store.folder):
         store.folder.mkdir(parents=True, exist_ok=True)
@@ -188,6 +191,11 @@ def _open(order: Order, display: Display) -> None:
     weighed = benchmark.weights(list(dict.fromkeys(item.group for item in items))) is not None
     chosen = choose(items, order.limit, by_group=weighed)
     store.create(facts | {"limit": order.limit, "items_of": len(items)}, chosen, dump(order.recipe))
+
+
+def scorer(benchmark: Benchmark) -> dict[str, Any]:
+    """What scores depend on; of a user's own benchmark also the file that it is written in."""
+    return benchmark.scorer() | source(benchmark)
 
 
 def source(benchmark: Benchmark) -> dict[str, str]:
@@ -238,7 +246,7 @@ def _generate(order: Order, accelerator: Accelerator, display: Display) -> None:
     if not todo:
         return
     number = sum(len(batch.items) * batch.samples for batch in todo)
-    with _bar(display, accelerator, "generating", number) as bar:
+    with _bar(display, accelerator.num_processes, "generating", number) as bar:
         generator.run(todo, bar)
 
 
@@ -253,15 +261,25 @@ def _score(order: Order, accelerator: Accelerator, display: Display) -> None:
             return
         with working(benchmark, "load"):
             benchmark.load(accelerator.device)
-        if calls := benchmark.calls(len(work)):
-            assert order.recipe.eval.judge
-            display.say(f"judge {order.recipe.eval.judge.model}: {Judge(order.recipe.eval.judge).probe(calls)}")
+        if accelerator.is_main_process:  # now that the scorer is there and works
+            order.store.note(order.store.manifest() | {"scorer": scorer(benchmark)})
         start = time.perf_counter()
-        with _bar(display, accelerator, "scoring", len(work)) as bar, working(benchmark, "score"):
+        with _bar(display, processes, "scoring", len(work)) as bar, working(benchmark, "score"):
             for score in benchmark.score(work, order.store.folder):
                 append(score)
                 bar.advance(1, score.reason if score.value is None else "")
         order.store.timed("score", rank, len(work), time.perf_counter() - start)
+
+
+def _probe(order: Order, display: Display) -> None:
+    """Ask the judge for a word, before hours of drawing and before the first paid call, where it will be asked."""
+    judge = order.recipe.eval.judge
+    if "score" not in order.steps or judge is None:
+        return
+    samples, scores = order.store.keys(), order.store.scores()
+    todo = sum(key not in scores or scores[key].value is None for key in samples)
+    if calls := order.benchmark.calls(todo):
+        display.say(f"judge {judge.model}: {Judge(judge).probe(calls)}")
 
 
 def to_score(store: Store, process: int, processes: int, *, allow_partial: bool) -> tuple[list[Work], list[Score]]:
@@ -295,6 +313,6 @@ def to_score(store: Store, process: int, processes: int, *, allow_partial: bool)
     return work, failed
 
 
-def _bar(display: Display, accelerator: Accelerator, what: str, total: int) -> Any:
-    share = f" (share of process 0 of {accelerator.num_processes})" if accelerator.num_processes > 1 else ""
+def _bar(display: Display, processes: int, what: str, total: int) -> Any:
+    share = f" (this process, one of {processes})" if processes > 1 else ""
     return display.bar(f"{what}{share}", total)

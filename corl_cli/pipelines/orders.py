@@ -192,6 +192,7 @@ def breakdown(result: dict[str, Any]) -> list[dict[str, Any]]:
     return [
         *(_row(group["name"], group["mean"], group) for group in result["groups"]),
         *(_row(metric, value, {}) for metric, value in result["metrics"].items()),
+        *([_row("cut at the token limit", result["truncated"], {})] if result["truncated"] else []),
         _row(name, result["overall"], result),
     ]
 

@@ -186,6 +186,7 @@ def test_every_item_solved_is_all_right(tmp_path):
     scores = list(benchmark.score(work, tmp_path))
     assert {score.value for score in scores} == {1.0}
     numbers = benchmark.headline(items, scores, tmp_path)
+    assert math.isnan(numbers.pop("stderr"))  # of so few items
     assert list(numbers.values()) == pytest.approx([1.0] * len(numbers))
     assert list(numbers)[:6] == [
         *("overall", "drawing", "answering", "answered multiple choice", "answered open-ended", "drawn colour")
@@ -235,7 +236,7 @@ def test_shares_of_attributes_are_over_the_prompts_that_name_them(tmp_path):
         *scored(third, 0.0, count=True),
     ]
     numbers = benchmark.headline(items, scores, tmp_path)
-    assert numbers.keys() == {"overall", "drawing", "drawn count", "drawn position"}
+    assert numbers.keys() == {"overall", "stderr", "drawing", "drawn count", "drawn position"}
     assert (numbers["drawn count"], numbers["drawn position"]) == (pytest.approx(2 / 3), 0.5)
 
 
