@@ -1,5 +1,5 @@
 """Every command that the README shows is run, in order, in one fresh folder: as written, except that most trainings
-read fewer held-out items.
+have smaller groups and fewer held-out items.
 """
 
 import re
@@ -22,7 +22,7 @@ EXPECTED = {
     "corl recipe diff world/unified world/checker": (1, ""),  # they differ
 }  # what needs a network says so; everything else exits 0
 WHOLE = CORL[1]  # a training that is run to the last word
-FEWER = ["--set", "eval.probes.items=4"]
+FEWER = ["--set", "eval.probes.items=4", "--set", "sampling.group_size=2"]
 
 
 def test_the_readme_shows_only_commands_that_are_tested() -> None:
@@ -40,7 +40,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def test_the_readmes_commands_run(command: str, folder: Path) -> None:
     code, words = EXPECTED.get(command, (0, ""))
     typed = shlex.split(command)[1:]
-    if typed[0] == "train" and "--set" in typed and not command.startswith(WHOLE):
+    if typed[0] in ("train", "study") and "--set" in typed and not command.startswith(WHOLE):
         typed += FEWER
     apart = "--num-processes" in typed or command == CORL[0]  # the rest needs no process of its own
     done = (process if apart else corl)(*typed, cwd=folder)
