@@ -118,10 +118,13 @@ class Benchmark(ABC):
 
     @abstractmethod
     def items(self, folder: Path) -> list[Item]:
-        """Everything that is asked, in the benchmark's own order; images asked about are written under folder/inputs.
+        """Everything that is asked, in the benchmark's own order; `prepare` writes the images that are asked about.
 
         CorlError when the data cannot be had, or an item is damaged: none is dropped unnoticed.
         """
+
+    def prepare(self, items: Sequence[Item], folder: Path) -> None:  # noqa: B027 (drawings are asked about nothing)
+        """Write what the chosen items ask about under folder/inputs; called once, before the manifest."""
 
     @abstractmethod
     def protocol(self) -> dict[str, Any]:

@@ -190,6 +190,8 @@ def _begin(order: Order, facts: dict[str, Any], display: Display) -> None:
         raise CorlError(f"{benchmark.title} has two items of one name.", "Mend the data: each id stands once.")
     weighed = benchmark.weights(list(dict.fromkeys(item.group for item in items))) is not None
     chosen = choose(items, order.limit, by_group=weighed)
+    with working(benchmark, "prepare"):
+        benchmark.prepare(chosen, store.folder)
     store.create(facts | {"limit": order.limit, "items_of": len(items)}, chosen, dump(order.recipe))
 
 
