@@ -68,12 +68,18 @@ class World(Benchmark):
 
     def items(self, folder: Path) -> list[Item]:
         """See Benchmark: all drawings, then all answers."""
-        (folder / "inputs").mkdir(parents=True, exist_ok=True)
         found = [self._world_item(index) for index in range(self.options.items)]
         return [
             *(self._drawing(index, item) for index, item in enumerate(found)),
-            *(self._answer(index, item, folder) for index, item in enumerate(found)),
+            *(self._answer(index, item) for index, item in enumerate(found)),
         ]
+
+    def prepare(self, items: Sequence[Item], folder: Path) -> None:
+        """See Benchmark."""
+        (folder / "inputs").mkdir(parents=True, exist_ok=True)
+        for item in items:
+            if item.image:
+                self._world_item(int(item.id.removeprefix("answer-"))).triplet.image.save(folder / item.image)
 
     def protocol(self) -> dict[str, Any]:
         """See Benchmark."""
@@ -147,10 +153,9 @@ class World(Benchmark):
             samples=self._drawings,
         )
 
-    def _answer(self, index: int, item: world.Item, folder: Path) -> Item:
+    def _answer(self, index: int, item: world.Item) -> Item:
         triplet = item.triplet
         name = f"answer-{index:04d}"
-        triplet.image.save(folder / "inputs" / f"{name}.png")
         instruction = self.setting.instructions[triplet.answer_type]
         return Item(
             id=name,

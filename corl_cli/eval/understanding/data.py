@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import json
+import re
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -9,23 +12,59 @@ from corl_cli.core.errors import CorlError
 from corl_cli.core.requirements import Requirement
 from corl_cli.eval.understanding.tasks import LmmsTask
 
-LAYOUT = "what datasets.save_to_disk wrote, or parquet files"
+LAYOUT = "what datasets.save_to_disk wrote, or parquet files named after the split"
+
+_NUMBERS = re.compile(r"(^|[/_-])\d+(-of-\d+)?(-[0-9a-f]+)?$")
+_SPLIT = re.compile(r"(^|[/_-])(train|dev|val|valid|validation|test|testmini|eval)([/_-]|$)")
 
 
 def overrides(folder: Path, lmms: LmmsTask) -> dict[str, Any]:
-    """What the task's config must say to read a local folder; CorlError when there is nothing to read.
-
-    Files that begin with the split's name are taken, or all where none does.
-    """
+    """What the task's config must say to read its split from a local folder; CorlError when the split is not there."""
     if (folder / "dataset_dict.json").exists():
+        splits = json.loads((folder / "dataset_dict.json").read_text())["splits"]
+        if lmms.split not in splits:
+            raise _other(folder, splits, lmms)
         return {"dataset_path": str(folder), "dataset_name": None, "dataset_kwargs": {"load_from_disk": True}}
-    kind = "arrow" if (folder / "dataset_info.json").exists() else "parquet"
-    files = sorted(folder.rglob(f"*.{kind}"))
-    files = [file for file in files if file.name.startswith(lmms.split)] or files
+    saved = (folder / "dataset_info.json").exists()
+    files = _saved(folder, lmms) if saved else _parquet(folder, lmms)
+    data_files = {lmms.split: [str(file) for file in files]}
+    kind = "arrow" if saved else "parquet"
+    return {"dataset_path": kind, "dataset_name": None, "dataset_kwargs": {"data_files": data_files}}
+
+
+def _saved(folder: Path, lmms: LmmsTask) -> list[Path]:
+    """The files of one saved split, of which `datasets` calls train what has no name; not those of its cache."""
+    state = folder / "state.json"
+    said = json.loads(state.read_text()) if state.exists() else {"_data_files": []}
+    name = re.split(r"\W", said.get("_split") or "train")[0]
+    if name not in (lmms.split, "train"):
+        raise _other(folder, [name], lmms)
+    files = [folder / entry["filename"] for entry in said["_data_files"]]
+    if not files or not all(file.exists() for file in files):
+        raise CorlError(f"{folder} holds no records, or not all of them: {LAYOUT}.", _fetch(lmms))
+    return files
+
+
+def _parquet(folder: Path, lmms: LmmsTask) -> list[Path]:
+    """Files named after the split, else in folders named after it, else the only set, if it names no split at all."""
+    files = sorted(folder.rglob("*.parquet"))
     if not files:
         raise CorlError(f"{folder} holds no records: {LAYOUT}.", _fetch(lmms))
-    data_files = {lmms.split: [str(file) for file in files]}
-    return {"dataset_path": kind, "dataset_name": None, "dataset_kwargs": {"data_files": data_files}}
+    name = re.compile(rf"(^|[_-]){re.escape(lmms.split)}(-\d|\.|$)")
+    within = {file: file.relative_to(folder) for file in files}
+    if found := [file for file in files if name.search(file.name)]:
+        return found
+    if found := [file for file in files if lmms.split in within[file].parent.parts]:
+        return found
+    sets = sorted({_NUMBERS.sub("", path.with_suffix("").as_posix()) or "numbers" for path in within.values()})
+    if len(sets) > 1 or _SPLIT.search(sets[0]):
+        raise _other(folder, sets, lmms)
+    return files
+
+
+def _other(folder: Path, found: Sequence[str], lmms: LmmsTask) -> CorlError:
+    told = ", ".join(found[:5]) + (f" and {len(found) - 5} more" if len(found) > 5 else "")
+    return CorlError(f"{folder} holds {told}, not the split {lmms.split}.", _fetch(lmms))
 
 
 def requirement(name: str, data: str | None, lmms: LmmsTask) -> Requirement:
@@ -38,8 +77,8 @@ def requirement(name: str, data: str | None, lmms: LmmsTask) -> Requirement:
         folder = Path(data).expanduser()
         try:
             overrides(folder, lmms)
-        except CorlError:
-            found = f"{folder} holds no records" if folder.is_dir() else f"there is no folder {folder}"
+        except CorlError as error:
+            found = error.message.rstrip(".") if folder.is_dir() else f"there is no folder {folder}"
             return Requirement(name=what, state="missing", detail=found, remedy=remedy)
         return Requirement(name=what, state="ok", detail=str(folder))
     if _cached(lmms.dataset):
