@@ -277,8 +277,8 @@ ITEMS: dict[str, list[Item]] = {
     "mathvision": [
         Item(
             _mathvision(1, "How many eyes?\n<image1>", ["A", "B", "C", "D", "E"], "B"),
-            (*_LETTER_B, "\\boxed{B}"),
-            ("A", "\\boxed{C}", "Dragons", "B or C", ""),
+            (*_LETTER_B, "\\boxed{B}", "A has 2, C has 4, so \\boxed{\\text{B}}."),
+            ("A", "\\boxed{C}", "B has 2, so \\boxed{D}.", "Dragons", "B or C", ""),
         ),
         Item(
             _mathvision(2, "<image1> What is the area?", ["$\\frac{1}{2}$", "4", "6", "8", "9"], "C"),

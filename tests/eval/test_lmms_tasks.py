@@ -17,9 +17,11 @@ from hypothesis import strategies as st
 from lmms_items import ITEMS, SPLITS, Item, dataset
 
 import corl_cli
+from corl_cli.eval.judge import JudgeError
+from corl_cli.eval.understanding import judging
 from corl_cli.eval.understanding.extraction import extract
-from corl_cli.eval.understanding.mends import we_math
-from corl_cli.eval.understanding.tasks import TASKS
+from corl_cli.eval.understanding.mends import pope, we_math
+from corl_cli.eval.understanding.tasks import TASKS, boxed
 
 TESTS = Path(__file__).parents[1]
 NAMES = list(TASKS)
@@ -217,7 +219,7 @@ def test_we_math_is_lmms_evals_score(case: str, scored: dict[str, Any]) -> None:
 def test_we_math_has_a_score_where_lmms_eval_divides_by_zero(scored: dict[str, Any]) -> None:
     found = scored["wemath wrong"]
     assert found["total"]["wemath_strict"] == "ZeroDivisionError"
-    nothing = {"wemath_strict": 0.0, "wemath_loose": 0.0}
+    nothing = {"wemath_strict": 0.0, "wemath_loose": 0.0, "problems": 2}
     assert we_math([metrics["wemath_strict"] for metrics in found["metrics"]]) == nothing
 
 
@@ -233,9 +235,9 @@ def test_we_math_has_a_score_where_lmms_eval_divides_by_zero(scored: dict[str, A
 )
 def test_we_math_of_one_problem(solved: tuple[bool, ...], strict: float, loose: float) -> None:
     records = [{"ID": "7", "key": key, "acc_score": float(one)} for key, one in zip(COMPOSITE, solved, strict=True)]
-    assert we_math(records) == {"wemath_strict": strict, "wemath_loose": loose}
-    assert we_math(records[:2]) == {}
-    assert we_math(records[1:]) == {}
+    assert we_math(records) == {"wemath_strict": strict, "wemath_loose": loose, "problems": 1}
+    assert we_math(records[:2]) == {"problems": 0}
+    assert we_math(records[1:]) == {"problems": 0}
 
 
 @given(st.lists(st.lists(st.booleans(), min_size=3, max_size=3), min_size=1, max_size=6))
@@ -249,7 +251,158 @@ def test_we_math_is_the_mean_over_problems_and_loose_is_kinder(problems: list[li
     each = [we_math(problem) for problem in records]
     for name in ("wemath_strict", "wemath_loose"):
         assert found[name] == pytest.approx(sum(one[name] for one in each) / len(each))
+    assert found["problems"] == len(problems)
     assert found["wemath_strict"] <= found["wemath_loose"]
+
+
+def _pope(*pairs: tuple[str, str]) -> list[dict[str, str]]:
+    return [{"prediction": said, "ground_truth": gold} for said, gold in pairs]
+
+
+def test_pope_counts_a_question_without_an_answer() -> None:
+    """TP 1, FN 5, FP 0: precision 1, recall 1 / 6, F1 = 2 / 7. lmms-eval says 100."""
+    records = _pope(("yes", "yes"), *[("it is unclear", "yes")] * 5, *[("no", "no")] * 4)
+    assert pope(records) == pytest.approx(
+        {"pope_precision": 100, "pope_recall": 100 / 6, "pope_f1_score": 28.5714, "pope_yes_ratio": 10}, abs=1e-4
+    )
+    # TP 1, FP 1, FN 1 and an unanswered no, which is none of them
+    records = _pope(("yes", "yes"), ("yes", "no"), ("no", "yes"), ("unclear", "no"))
+    assert set(pope(records).values()) == {50.0}
+    assert set(pope(_pope(("unclear", "no"))).values()) == {0.0}
+
+
+@given(st.lists(st.tuples(st.sampled_from(["yes", "no"]), st.sampled_from(["yes", "no"])), min_size=1, max_size=9))
+@settings(max_examples=30, deadline=None)
+def test_pope_is_lmms_evals_where_all_is_answered(pairs: list[tuple[str, str]]) -> None:
+    """By its formulas: tp / (tp + fp), tp / (tp + fn) and their harmonic mean."""
+    tp, fp, fn = (pairs.count(pair) for pair in (("yes", "yes"), ("yes", "no"), ("no", "yes")))
+    precision = tp / (tp + fp) if tp + fp else 0
+    recall = tp / (tp + fn) if tp + fn else 0
+    f1 = 2 * precision * recall / (precision + recall) if precision + recall else 0
+    found = pope(_pope(*pairs))
+    assert [found[f"pope_{name}"] for name in ("precision", "recall", "f1_score")] == pytest.approx(
+        [100 * precision, 100 * recall, 100 * f1]
+    )
+
+
+@pytest.mark.parametrize(
+    ("said", "final"),
+    [
+        (r"Let A be 2. Thus \boxed{C}", "C"),
+        (r"\boxed{1}, no: \boxed{\frac{1}{2}}.", r"\frac{1}{2}"),
+        (r"\[ \boxed {\text{C}} \]", "C"),
+        (r"put it in \boxed{}: \boxed{7\,\text{cm}} and never \boxed{", r"7\,cm"),
+        (r"it goes in \boxed{}", r"it goes in \boxed{}"),
+        ("no box", "no box"),
+    ],
+)
+def test_the_last_box_that_holds_something_is_the_answer(said: str, final: str) -> None:
+    assert boxed(said) == final
+
+
+@pytest.mark.parametrize(
+    "said",
+    [
+        "Let AB be 3 and BC be 4. By option A we would get 2. So option B is too small.\n\nThus \\boxed{C}",
+        "Step 1: let point A be (0,0), B be (1,0). Then the distance is 6. Therefore \\boxed{C}.",
+        "First 2 + 2 = 4 and then 4 + 2 = 6.\n\\boxed{6}",
+        "We compute 2 and 4, hence:\n\\[ \\boxed{\\text{C}} \\]",
+        "**Step 1** A square has 4 sides, and 9 > 8.\nFinal: \\boxed{C. 6}",
+    ],
+)
+def test_a_boxed_choice_after_reasoning_is_chosen(said: str) -> None:
+    record = {"options": ["2", "4", "6", "8", "9"], "question": "q", "answer": "C"}
+    assert TASKS["mathvision"].hand(record, said) == "C"
+
+
+def test_a_judge_reads_an_open_answer_whole_and_a_rule_its_box() -> None:
+    said = r"It is \boxed{-1} or \boxed{-5}"
+    assert TASKS["mmvet"].hand({}, said) == said
+    assert TASKS["mathvision"].hand({"options": []}, said) == "-5"
+
+
+@pytest.mark.parametrize(
+    ("said", "letter"),
+    [
+        ("D", "D"),
+        ("The answer is D", "D"),
+        ("(D)", "D"),
+        ("A. B", "A"),
+        ("(A) B", "A"),
+        ("A or B", ""),
+        ("none of these", "E"),
+    ],
+)
+def test_of_options_that_are_letters_the_letter_before_is_read(said: str, letter: str) -> None:
+    options = {"options": ["B", "C", "D", "A", "none of these"], "question": "q", "answer": "A"}
+    assert TASKS["mathvision"].hand(options, said) == letter
+
+
+def test_options_that_are_letters_of_no_option_are_read() -> None:
+    assert TASKS["mathvision"].hand({"options": ["I", "II", "III"]}, "I") == "A"
+    assert TASKS["mathvision"].hand({"options": ["E", "F", "G"]}, "The answer is F") == "B"
+
+
+CHOICE = {"question_type": "multi_choice", "answer_type": "text", "choices": ["3/11", "8/11", "None of these", ""]}
+FREE = {"question_type": "free_form", "choices": None}
+
+
+@pytest.mark.parametrize(
+    ("record", "said", "meant"),
+    [
+        (CHOICE, "B", "B"),
+        (CHOICE, "**Extracted answer:** (B)", "B"),
+        (CHOICE, "Extracted answer: B. 8/11", "B"),
+        (CHOICE, "8/11.", "B"),
+        (CHOICE, "none of these", "C"),
+        (CHOICE, "None", ""),
+        ({**FREE, "answer_type": "integer"}, "Extracted answer: **14**", "14"),
+        ({**FREE, "answer_type": "integer"}, "The answer is 1,400.", "1400"),
+        ({**FREE, "answer_type": "integer"}, "N/A", ""),
+        ({**FREE, "answer_type": "float"}, "-0.60", "-0.60"),
+        ({**FREE, "answer_type": "list"}, "[2007, 2008]", "[2007, 2008]"),
+    ],
+)
+def test_what_mathvistas_judge_extracted_is_read(record: dict[str, Any], said: str, meant: str) -> None:
+    assert judging.extraction(said, record) == meant
+
+
+@pytest.mark.parametrize(
+    ("record", "said"),
+    [
+        (CHOICE, "I cannot help with that."),
+        (CHOICE, "D"),
+        (CHOICE, "A or B"),
+        (CHOICE, "A. 8/11"),
+        (CHOICE, "The model chose a fraction"),
+        ({**FREE, "answer_type": "integer"}, "There are 12 left."),
+        ({**FREE, "answer_type": "integer"}, "12 or 13"),
+        ({**FREE, "answer_type": "integer"}, "nan"),
+        ({**FREE, "answer_type": "float"}, "I'm sorry, I can't do that."),
+        ({**FREE, "answer_type": "list"}, "I'm sorry, I can't do that."),
+        ({**FREE, "answer_type": "list"}, "The response gives no answer"),
+    ],
+)
+def test_what_is_no_extraction_is_refused(record: dict[str, Any], said: str) -> None:
+    with pytest.raises(ValueError, match="it is n"):
+        judging.extraction(said, record)
+
+
+def test_a_failure_is_told_in_its_own_words_and_by_its_own_record_alone() -> None:
+    desk = judging.Desk(None, "mathvista_testmini_format", "template")
+    desk.answer([])  # nobody collected it
+    with desk.about(CHOICE):
+        assert desk.read("(B)") == "B"
+
+    def score() -> None:
+        with desk.about({**FREE, "answer_type": "float"}):
+            desk.answer([])
+            raise KeyError("what the task makes of it")
+
+    with pytest.raises(JudgeError, match=r"^there is no judge"):
+        score()
+    with desk.about({**FREE, "answer_type": "float"}):
+        assert desk.read("1.5") == "1.5"
 
 
 @pytest.mark.parametrize("name", [name for name in BY_RULES if TASKS[name].answer_type(ITEMS[name][0].record) == "mc"])

@@ -23,6 +23,10 @@ from corl_cli.eval.understanding.extraction import EXTRACTOR
 from corl_cli.eval.understanding.tasks import LmmsTask
 
 PACKAGE = "lmms-eval"
+MENDS = (
+    "nothing is guessed; no algebra; a boxed answer is the answer; We-Math over the problems that were answered; "
+    "POPE's recall over all questions whose answer is yes; what MathVista's judge cannot extract has failed"
+)
 
 
 class UnderstandingOptions(Section):
@@ -89,7 +93,7 @@ class Understanding(Benchmark):
             "task": self.lmms.task,
             "metric": self.lmms.headline,
             "extractor": EXTRACTOR,
-            "mends": "nothing is guessed; no algebra; We-Math over the problems that were answered",
+            "mends": MENDS,
             "form": {"bare": "the bare answer", "tag": "the answer between <answer> tags"}[self.lmms.form],
             "judge": Judge(judge).identity() if judge else None,
         }
@@ -105,6 +109,7 @@ class Understanding(Benchmark):
     def headline(self, items: Sequence[Item], scores: Sequence[Score], folder: Path) -> dict[str, float]:
         """The task's own numbers, by its own names, in percent; "overall" is the one that the benchmark is told by.
 
+        We-Math's `problems` is a count, which explains an overall that it lacks.
         `untagged` is the share of answers without <answer> tags, where these were asked for.
         """
         metrics = [score.details["metrics"] for score in scores]

@@ -18,7 +18,7 @@ from PIL import Image
 from corl_cli.core import evaluation
 from corl_cli.core.errors import CorlError
 from corl_cli.core.run_dir import writing
-from corl_cli.eval.judge import Judge
+from corl_cli.eval.judge import Judge, JudgeError
 from corl_cli.eval.understanding import data, mends
 from corl_cli.eval.understanding.benchmark import Understanding
 from corl_cli.eval.understanding.extraction import extract
@@ -150,11 +150,11 @@ class Session:
         try:
             handed = self.lmms.hand(doc, taken)
             metrics = self._process(task, self.lmms.document(doc), handed)
-            if failure := self.desk.collect():
-                raise failure
             value = self.lmms.value(metrics)
         except CorlError:
             raise
+        except JudgeError as error:
+            return failed(answer, str(error))
         except Exception as error:
             return failed(answer, f"{self.lmms.task} cannot score it: {said(error)}")
         if value is None or not math.isfinite(value):
@@ -180,13 +180,15 @@ class Session:
             name = ensemble.name
         # Past lmms-eval's five attempts with pauses: a record that cannot be scored fails alike each time.
         score = type(task).process_results.__wrapped__
-        metrics: Record = json.loads(json.dumps(score(task, doc, [request.filtered_resps[name]]), default=plain))
+        with self.desk.about(doc):
+            found = score(task, doc, [request.filtered_resps[name]])
+        metrics: Record = json.loads(json.dumps(found, default=plain))
         return metrics
 
     # ---- the task's own numbers -----------------------------------------------------------------------------------
 
     def aggregate(self) -> Iterator[Record]:
-        """One record: the numbers of all metrics that have one, in percent; no data are read."""
+        """One record: the numbers of all metrics that have one, in percent, and We-Math's count; no data are read."""
         from lmms_eval.api.registry import get_aggregation
         from lmms_eval.utils import load_yaml_config
 
@@ -200,8 +202,8 @@ class Session:
             name, rule = metric["metric"], metric["aggregation"]
             if name not in values or name in NO_NUMBERS:
                 continue
-            if name.startswith("wemath"):
-                numbers |= mends.we_math(values[name])
+            if own := mends.NUMBERS.get(name):
+                numbers |= own(values[name])
             elif isinstance(rule, str):
                 numbers[name] = 100 * get_aggregation(rule)(values[name])
             else:

@@ -1,4 +1,4 @@
-"""What has to differ from lmms-eval 0.7.3 for right scores: no guesses, an end, We-Math's score from any items."""
+"""What has to differ from lmms-eval 0.7.3 for right scores: no guesses, an end, We-Math's and POPE's numbers."""
 
 from __future__ import annotations
 
@@ -70,7 +70,7 @@ def we_math(records: Sequence[Mapping[str, Any]]) -> dict[str, float]:
     `records` are the values of the task's `wemath_strict`: ID, key (2steps_1 … 3steps_multi), acc_score. A problem
     counts 1 when it and its steps are solved (loose: at least one step), 0.5 when its steps are and it is not, else 0
     (We-Math, arXiv 2407.01284). lmms-eval divides by zero where no composite problem is solved and takes all 525
-    problems for answered. Empty where no problem is complete.
+    problems for answered. `problems` is how many there were; where it is 0, it stands alone.
     """
     problems: dict[str, dict[str, bool]] = defaultdict(dict)
     for record in records:
@@ -85,5 +85,38 @@ def we_math(records: Sequence[Mapping[str, Any]]) -> dict[str, float]:
         strict.append(partly + (all(steps) and solved[whole]))
         loose.append(partly + (any(steps) and solved[whole]))
     if not strict:
-        return {}
-    return {"wemath_strict": 100 * sum(strict) / len(strict), "wemath_loose": 100 * sum(loose) / len(loose)}
+        return {"problems": 0}
+    return {
+        "wemath_strict": 100 * sum(strict) / len(strict),
+        "wemath_loose": 100 * sum(loose) / len(loose),
+        "problems": len(strict),
+    }
+
+
+def pope(records: Sequence[Mapping[str, Any]]) -> dict[str, float]:
+    """POPE's precision, recall and F1 of "yes", and the share of "yes" among the answers, in percent.
+
+    POPE is arXiv 2305.10355. `records` are the values of one of the task's metrics: prediction, ground_truth. lmms-eval
+    leaves a question out whose right answer is yes and whose answer is neither yes nor no, and takes the share of "yes"
+    among the right answers. A ratio of nothing is 0, as there.
+    """
+    yes = [record["prediction"] == "yes" for record in records]
+    gold = [record["ground_truth"] == "yes" for record in records]
+    right = sum(said and wanted for said, wanted in zip(yes, gold, strict=True))
+    return {
+        "pope_precision": 100 * right / max(1, sum(yes)),
+        "pope_recall": 100 * right / max(1, sum(gold)),
+        "pope_f1_score": 200 * right / max(1, sum(yes) + sum(gold)),
+        "pope_yes_ratio": 100 * sum(yes) / max(1, len(yes)),
+    }
+
+
+# Metrics of which lmms-eval's aggregate is not asked.
+NUMBERS = {
+    "wemath_strict": we_math,
+    "wemath_loose": we_math,
+    "pope_precision": pope,
+    "pope_recall": pope,
+    "pope_f1_score": pope,
+    "pope_yes_ratio": pope,
+}

@@ -15,6 +15,7 @@ from typing import Any, Literal
 
 from corl_cli.core.types import AnswerType
 from corl_cli.scoring import choices
+from corl_cli.scoring.notation import plain
 
 Doc = Mapping[str, Any]  # one record of a data set
 Metrics = Mapping[str, Any]  # what a task's process_results returned for one record
@@ -23,6 +24,8 @@ _PLACEHOLDER = re.compile(r"<image ?\d*>")
 _APART = re.compile(r"(^|[.?!:]\s*)<image ?\d*>\s*(?![a-z])")
 _YES_NO = re.compile(r"\b(yes|no)\b", re.IGNORECASE)
 _PARENTHESISED = re.compile(r"\([a-zA-Z]\)")
+_BOX = re.compile(r"\\boxed\s*\{")
+_TEXT = re.compile(r"\\(?:text|textbf|textrm|mathrm|mathbf|mbox)\s*\{([^{}]*)\}")
 _CONCLUSION = re.compile(r"\b[Aa]nswer(?: is)?:? *(?:[Oo]ption *)?[(*]*([A-J])\b(?!\s*(?:,|/|or\b|and\b))")
 
 
@@ -45,7 +48,6 @@ class LmmsTask:
     question: Callable[[Doc], str]
     value: Callable[[Metrics], float | None]
     group: Callable[[Doc], str]
-    config: str | None = None
     answer_type: Callable[[Doc], AnswerType] = lambda doc: "oe"
     options: Callable[[Doc], dict[str, str]] = lambda doc: {}
     said: Callable[[Doc, str], str] = lambda doc, answer: answer
@@ -57,12 +59,14 @@ class LmmsTask:
     def hand(self, doc: Doc, answer: str) -> str:
         """A final answer in the form that the task scores: a choice as its letter, in tags where the task wants them.
 
-        A choice that is none, or several, goes to the judge as it is, and empty where there is no judge: the parsers
-        of these tasks would take an option from any capital letter.
+        What is boxed is the answer; a judge reads an open-ended one whole. A choice that is none, or several, goes to
+        the judge as it is, and empty where there is no judge: the parsers of these tasks would take an option from any
+        capital letter.
         """
-        text = self.said(doc, answer)
+        final = boxed(answer)
+        text = self.said(doc, answer if self.judged else final)
         if self.answer_type(doc) == "mc":
-            letter = _chosen(answer, self.options(doc))
+            letter = _chosen(final, self.options(doc))
             text = self.chosen(doc, letter) if letter else answer if self.judged else ""
         return f"<answer>{text}</answer>" if self.form == "tag" else text
 
@@ -72,10 +76,31 @@ def _bare(text: str) -> str:
     return _PLACEHOLDER.sub("the image", _APART.sub(r"\1", text)).strip()
 
 
+def boxed(answer: str) -> str:
+    r"""What stands in an answer's last \boxed{…} that holds something, without \text{}; the answer where none does."""
+    for box in reversed(list(_BOX.finditer(answer))):
+        depth = 1
+        for place in range(box.end(), len(answer)):
+            depth += {"{": 1, "}": -1}.get(answer[place], 0)
+            if not depth:
+                if content := _TEXT.sub(r"\1", answer[box.end() : place]).strip():
+                    return content
+                break
+    return answer
+
+
 def _chosen(answer: str, options: Mapping[str, str]) -> str | None:
-    """The letter of the one option that an answer chooses, or that its last "answer is X" names."""
+    """The letter of the one option that an answer chooses, or that its last "answer is X" names.
+
+    Of an option that is itself a letter only the one before it is read: "D" and "the answer is D" are the same.
+    """
+    letters = {letter: option for letter, option in options.items() if plain(option).upper() in options}
+    for letter, option in letters.items():
+        if re.fullmatch(rf"\W*{letter}[).:]+\s*{re.escape(option)}\W*", answer):
+            return letter
     conclusions = _CONCLUSION.findall(answer)
-    return choices.choose(answer, options) or (conclusions[-1] if conclusions else None)
+    chosen = choices.choose(answer, {**options, **{letter: letter for letter in letters}})
+    return chosen or (conclusions[-1] if conclusions else None)
 
 
 def _lettered(question: str, options: Sequence[str]) -> str:
@@ -261,7 +286,6 @@ TASKS: dict[str, LmmsTask] = {
     "mathverse": LmmsTask(
         task="mathverse_testmini_vision_only",
         dataset="CaraJ/MathVerse-lmmseval",
-        config="testmini_version_split",
         split="vision_only",
         form="bare",
         headline="gpt_eval_score",
