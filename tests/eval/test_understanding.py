@@ -1,6 +1,8 @@
 """Understanding benchmarks: requests, answers and scores that pass through lmms-eval in a process of its own."""
 
 import json
+import subprocess
+import sys
 from importlib.util import find_spec
 from pathlib import Path
 
@@ -17,8 +19,8 @@ from corl_cli.core.errors import CorlError, UsageError
 from corl_cli.core.evaluation import Judge
 from corl_cli.data.templates import INSTRUCTIONS
 from corl_cli.eval import BENCHMARKS, bind, judge
-from corl_cli.eval.base import Setting, Work
-from corl_cli.eval.understanding import data, judging
+from corl_cli.eval.base import Item, Setting, Work
+from corl_cli.eval.understanding import bridge, data, judging
 from corl_cli.eval.understanding.extraction import extract
 from corl_cli.eval.understanding.tasks import TASKS
 
@@ -86,19 +88,72 @@ def test_missing_data_are_named_with_the_next_thing_to_type(tmp_path, monkeypatc
     assert data.requirement("mmmu", None, TASKS["mmmu"]).state == "download"
 
 
-def test_files_of_the_split_are_taken_or_all_where_none_has_its_name(tmp_path):
-    for name in ("dev-0.parquet", "sub/validation-1.parquet", "validation-0.parquet"):
-        (tmp_path / name).parent.mkdir(exist_ok=True)
-        (tmp_path / name).touch()
+def taken(folder: Path, name: str) -> list[str]:
+    [found] = data.overrides(folder, TASKS[name])["dataset_kwargs"]["data_files"].values()
+    return [Path(file).relative_to(folder).as_posix() for file in found]
 
-    def files() -> list[str]:
-        [found] = data.overrides(tmp_path, TASKS["mmmu"])["dataset_kwargs"]["data_files"].values()
-        return [Path(file).name for file in found]
 
-    assert files() == ["validation-1.parquet", "validation-0.parquet"]
-    (tmp_path / "sub/validation-1.parquet").unlink()
-    (tmp_path / "validation-0.parquet").unlink()
-    assert files() == ["dev-0.parquet"]
+@pytest.mark.parametrize(
+    ("name", "files", "wanted"),
+    [
+        ("mathvision", ["data/test-00000-of-00001-ab12.parquet", "data/testmini-00000-of-00001-cd34.parquet"], [0]),
+        ("mathverse", ["testmini_text_only.parquet", "testmini_vision_only.parquet", "testmini.parquet"], [1]),
+        ("mathvista", ["data/test-0.parquet", "data/testmini-0.parquet", "data/testmini-1.parquet"], [1, 2]),
+        ("mmmu", ["Art/dev-0.parquet", "Art/validation-0.parquet", "Music/validation-0.parquet"], [1, 2]),
+        ("pope", ["Full/popular-0.parquet", "data/test-0.parquet"], [1]),
+        ("mmmu", ["default/test/0000.parquet", "default/validation/0000.parquet"], [1]),
+        ("mmstar", ["mmstar.parquet"], [0]),
+        ("mmstar", ["mmstar-00000-of-00002.parquet", "mmstar-00001-of-00002.parquet"], [0, 1]),
+        ("mmstar", ["0000.parquet", "0001.parquet"], [0, 1]),
+    ],
+)
+def test_the_splits_own_files_are_taken_or_the_only_ones_where_these_name_none(name, files, wanted, tmp_path):
+    for file in files:
+        (tmp_path / file).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / file).touch()
+    assert taken(tmp_path, name) == [files[place] for place in wanted]
+
+
+@pytest.mark.parametrize(
+    ("name", "files", "told"),
+    [
+        ("mmmu", ["dev-0.parquet", "test-0.parquet", "test-1.parquet"], "holds dev, test, not the split validation"),
+        ("mathvision", ["data/testmini-0.parquet"], "holds data/testmini, not the split test"),
+        ("mathverse", ["testmini.parquet"], "holds testmini, not the split vision_only"),
+        ("mmstar", ["english.parquet", "korean.parquet"], "holds english, korean, not the split val"),
+    ],
+)
+def test_another_split_is_never_read_for_the_one_that_is_asked(name, files, told, tmp_path):
+    for file in files:
+        (tmp_path / file).parent.mkdir(exist_ok=True)
+        (tmp_path / file).touch()
+    with pytest.raises(CorlError, match=told) as raised:
+        data.overrides(tmp_path, TASKS[name])
+    assert "hf download" in raised.value.hint
+    assert told in data.requirement(name, str(tmp_path), TASKS[name]).detail
+
+
+def test_of_a_saved_set_its_own_files_are_taken_and_of_saved_splits_the_wanted_one(tmp_path):
+    rows = datasets.Dataset.from_dict({"question": ["?"]})
+    rows.save_to_disk(tmp_path / "one")
+    (tmp_path / "one" / "cache-0123456789abcdef.arrow").touch()
+    assert taken(tmp_path / "one", "mmmu") == ["data-00000-of-00001.arrow"]
+    datasets.Dataset.from_dict({"question": ["?"]}, split="test").save_to_disk(tmp_path / "test")
+    with pytest.raises(CorlError, match="holds test, not the split validation"):
+        data.overrides(tmp_path / "test", TASKS["mmmu"])
+    datasets.DatasetDict({"dev": rows, "test": rows}).save_to_disk(tmp_path / "two")
+    with pytest.raises(CorlError, match="holds dev, test, not the split validation"):
+        data.overrides(tmp_path / "two", TASKS["mmmu"])
+    assert data.overrides(tmp_path / "two", TASKS["pope"])["dataset_kwargs"] == {"load_from_disk": True}
+
+
+def test_the_papers_number_stands_beside_the_hubs_data_without_a_judge_of_ones_own(tmp_path):
+    judged = Setting(judge=Judge(model="m", key_variable=None))
+    unlike = {name for name in TASKS if not bind(name, {}, judged).comparable}
+    assert unlike == {"mmvet", "mathvista", "mathverse"}
+    here, there = (bind("mmmu", {"data": str(tmp_path / name)}, Setting()) for name in ("a", "b"))
+    assert not here.comparable
+    assert here.protocol() == there.protocol() != bind("mmmu", {}, Setting()).protocol()
 
 
 @pytest.mark.parametrize("name", ["mmvet", "mathvista", "mathverse"])
@@ -142,7 +197,9 @@ def asked(tmp_path_factory):
     """The small task, its result folder, and what it asks, with the paper's instruction."""
     folder = tmp_path_factory.mktemp("shapes")
     benchmark = shapes(save(folder / "data"))
-    return benchmark, folder, benchmark.items(folder)
+    items = benchmark.items(folder)
+    benchmark.prepare(items[:2], folder)
+    return benchmark, folder, items
 
 
 @pytest.fixture(scope="module")
@@ -168,6 +225,19 @@ def test_questions_are_asked_in_the_recipes_words_with_their_images_in_one_pictu
         assert one.size == (20, 10)
         assert two.size == (20 + 16 + 8, 12)
         assert [two.getpixel(place) for place in [(0, 0), (25, 5), (40, 11)]] == [(255, 0, 0), (255,) * 3, (0, 0, 255)]
+    assert {path.name for path in (folder / "inputs").iterdir()} == {"00000.png", "00001.png"}  # the chosen ones
+
+
+@with_lmms
+def test_a_record_without_an_image_is_named(tmp_path):
+    folder = save(tmp_path / "data")
+    rows = datasets.Dataset.from_parquet(str(folder / "test-00000.parquet")).to_list()
+    features = datasets.Dataset.from_parquet(str(folder / "test-00000.parquet")).features
+    rows[2]["first"] = None
+    datasets.Dataset.from_list(rows, features=features).to_parquet(folder / "test-00000.parquet")
+    item = Item(id="00002", task="mm2t", prompt="?", group="oe", image="inputs/00002.png", data={"doc": 2})
+    with pytest.raises(CorlError, match=r"record 2 of .* cannot be asked: ValueError: it has no image"):
+        shapes(folder).prepare([item], tmp_path)
 
 
 @with_lmms
@@ -207,6 +277,21 @@ def test_other_data_than_were_asked_about_and_a_wrong_split_are_refused_in_one_l
     with pytest.raises(CorlError, match=r"is not what local_shapes reads: KeyError: 'question'") as raised:
         shapes(other).items(tmp_path / "out")
     assert "\n" not in raised.value.message
+
+
+def test_the_process_ends_when_the_one_that_began_it_was_killed():
+    """Its stdin stays open, and it waits for a job there: only the watch ends it."""
+    begin = """if True:
+        import os, subprocess, sys
+        child = subprocess.Popen([sys.executable, "-m", sys.argv[1], str(os.getpid())])
+        print("begun", flush=True)
+        child.wait()
+    """
+    command = [sys.executable, "-c", begin, bridge.MODULE]
+    with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL) as parent:
+        assert parent.stdout.readline() == b"begun\n"
+        parent.kill()
+        assert parent.stdout.read() == b""  # to its end: when the last process that could write there is gone
 
 
 # ---- a judge behind lmms-eval ----------------------------------------

@@ -51,6 +51,11 @@ class Understanding(Benchmark):
     folder: ClassVar[Path | None] = None
     packages: ClassVar[Sequence[str]] = ()  # that the task imports and lmms-eval does not bring along
 
+    @property
+    def comparable(self) -> bool:
+        """See Benchmark.comparable; the paper names no judge, and local files may be others than the hub's."""
+        return self.options.data is None and not self.lmms.judged
+
     def requirements(self) -> list[Requirement]:
         """See Benchmark.requirements."""
         packages = [_package(PACKAGE, "lmms_eval", "pip install 'corl[eval]'")]
@@ -69,15 +74,21 @@ class Understanding(Benchmark):
 
     def items(self, folder: Path) -> list[Item]:
         """See Benchmark.items; lmms-eval builds the requests."""
-        (folder / "inputs").mkdir(parents=True, exist_ok=True)
         return [Item(task="mm2t", **record) for record in converse(self._job("requests", folder))]
+
+    def prepare(self, items: Sequence[Item], folder: Path) -> None:
+        """See Benchmark.prepare; several images of a record are put into one picture."""
+        (folder / "inputs").mkdir(parents=True, exist_ok=True)
+        wanted = {item.image: item.data["doc"] for item in items}
+        for _ in converse(self._job("images", folder, wanted=wanted)):
+            pass
 
     def protocol(self) -> dict[str, Any]:
         """See Benchmark.protocol."""
         return {
             "harness": harness(),
             "task": self.lmms.task,
-            "data": self.lmms.dataset if self.options.data is None else f"local: {Path(self.options.data).name}",
+            "data": self.lmms.dataset if self.options.data is None else "local files",
             "split": self.lmms.split,
             "prompt": "think-answer" if self._instructed else "plain",
             "instructions": dict(self.setting.instructions),

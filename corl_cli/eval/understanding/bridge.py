@@ -28,14 +28,14 @@ _OURS = {
 def converse(job: Mapping[str, Any]) -> Iterator[dict[str, Any]]:
     """The child's records, as they come, of one job in JSON; CorlError with what it could not do.
 
-    Leaving the iteration early ends the child; so does the death of this process, as nobody reads its records then.
+    Leaving the iteration early ends the child; when this process dies, the child sees that its parent is another one.
     """
     with (
         tempfile.TemporaryFile("w+", encoding="utf-8", errors="replace") as log,
         tempfile.TemporaryDirectory() as scratch,  # some tasks write files for servers where they are
     ):
         child = subprocess.Popen(
-            [sys.executable, "-m", MODULE],
+            [sys.executable, "-m", MODULE, str(os.getpid())],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             stderr=log,

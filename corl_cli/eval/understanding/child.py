@@ -7,6 +7,8 @@ import json
 import math
 import os
 import sys
+import threading
+import time
 from collections import defaultdict
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from importlib import import_module
@@ -33,7 +35,7 @@ NO_NUMBERS = ("submission", "format_score")
 
 
 class Session:
-    """A job with its task: what the three kinds of jobs have in common."""
+    """A job with its task: what all kinds of jobs have in common."""
 
     def __init__(self, job: Record) -> None:
         self.job = job
@@ -83,20 +85,16 @@ class Session:
     # ---- requests -------------------------------------------------------------------------------------------------
 
     def requests(self) -> Iterator[Record]:
-        """The items, without their task; images asked about are written under inputs."""
+        """The items, without their task; no image is read."""
         task = self.task()
         task.build_all_requests()
-        docs = task.eval_docs
+        docs = task.eval_docs_no_media
         for request in task.instances:
             words, settings, number = request.args[0], request.args[1], request.args[3]
             try:
                 yield self._request(task, docs[number], words, settings, number)
             except Exception as error:
-                raise CorlError(
-                    f"{self.title}: record {number} of {self.job['data'] or self.lmms.dataset} cannot be asked: "
-                    f"{said(error)}.",
-                    f"Mend the record: it needs the columns of {self.lmms.dataset}.",
-                ) from error
+                raise self._damaged(number, error) from error
 
     def _request(self, task: Any, doc: Record, words: str, settings: Mapping[str, Any], number: int) -> Record:
         instructions = self.job["instructions"]
@@ -104,22 +102,38 @@ class Session:
         prompt = words.strip()
         if instructions:
             prompt = "\n".join(filter(None, (self.lmms.question(doc), instructions[self.lmms.answer_type(doc)])))
-        images = task.doc_to_visual(doc)
-        if images:
-            path = Path(self.job["folder"], "inputs", f"{name}.png")
-            with writing(path):
-                path.with_suffix(".part").unlink(missing_ok=True)
-                side_by_side(images).save(path.with_suffix(".part"), format="PNG")
-                os.replace(path.with_suffix(".part"), path)
         return {
             "id": name,
             "prompt": prompt,
             "group": self.lmms.group(doc),
-            "image": f"inputs/{name}.png" if images else "",
+            "image": f"inputs/{name}.png",
             # A limit made for a bare answer would cut one that begins with its reasons.
             "max_new_tokens": None if instructions else settings.get("max_new_tokens"),
             "data": {"doc": number, "record": digest(task, doc), "answer": str(task.doc_to_target(doc))},
         }
+
+    def images(self) -> Iterator[Record]:
+        """Write the wanted files, each of the images of one record; tells each that it wrote."""
+        task = self.task()
+        docs = task.eval_docs
+        wanted: dict[str, int] = self.job["wanted"]
+        for file, number in wanted.items():
+            path = Path(self.job["folder"], file)
+            try:
+                picture = side_by_side(task.doc_to_visual(docs[number]))
+            except Exception as error:
+                raise self._damaged(number, error) from error
+            with writing(path):
+                path.with_suffix(".part").unlink(missing_ok=True)
+                picture.save(path.with_suffix(".part"), format="PNG")
+                os.replace(path.with_suffix(".part"), path)
+            yield {"image": file}
+
+    def _damaged(self, number: int, error: Exception) -> CorlError:
+        return CorlError(
+            f"{self.title}: record {number} of {self.job['data'] or self.lmms.dataset} cannot be asked: {said(error)}.",
+            f"Mend the record: it needs the columns of {self.lmms.dataset}.",
+        )
 
     # ---- scores ---------------------------------------------------------------------------------------------------
 
@@ -227,7 +241,9 @@ def percent(value: Any, scale: float) -> float:
 
 
 def side_by_side(images: Sequence[Image.Image]) -> Image.Image:
-    """One picture of all images from left to right, in their own sizes, on white."""
+    """One picture of all images from left to right, in their own sizes, on white; ValueError for none."""
+    if not images:
+        raise ValueError("it has no image")
     if len(images) == 1:
         return images[0].convert("RGB")
     width = sum(image.width for image in images) + GAP * (len(images) - 1)
@@ -260,8 +276,16 @@ def plain(value: Any) -> Any:
     return value.item() if hasattr(value, "item") else str(value)
 
 
-def main() -> None:
-    """Do the job; what cannot be done is the last record."""
+def watch(parent: int) -> None:
+    """End this process, and with it the judge's calls, once its parent is gone."""
+    while os.getppid() == parent:
+        time.sleep(1)
+    os._exit(1)
+
+
+def main(parent: int) -> None:
+    """Do the job of the process `parent`; what cannot be done is the last record."""
+    threading.Thread(target=watch, args=(parent,), daemon=True).start()
     records = os.fdopen(os.dup(1), "w", encoding="utf-8")
     os.dup2(2, 1)  # lmms-eval prints
     try:
@@ -269,8 +293,13 @@ def main() -> None:
         torchvision_guard.check()
         mends.mend()
         session = Session(job)
-        work = {"requests": session.requests, "score": session.score, "aggregate": session.aggregate}[job["do"]]
-        for record in work():
+        work = {
+            "requests": session.requests,
+            "images": session.images,
+            "score": session.score,
+            "aggregate": session.aggregate,
+        }
+        for record in work[job["do"]]():
             records.write(json.dumps(record) + "\n")
             records.flush()
     except CorlError as error:
@@ -282,4 +311,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    main(int(sys.argv[1]))
