@@ -34,7 +34,7 @@ def summarise(benchmark: Benchmark, store: Store, *, allow_partial: bool) -> dic
     means = _means(items, scored, benchmark.scale)
     groups = [_group(name, weights, items, scored, means, benchmark.scale) for name in names]
     whole = not failed or allow_partial
-    further = benchmark.headline(items, list(scored.values()), store.folder) if scored else {}
+    further = benchmark.headline(items, list(scored.values()), store.folder) if scored and whole else {}
     mean = overall(groups)
     result = {
         **{name: manifest[name] for name in ("benchmark", "variant", "checkpoint", "sampling", "prompts")},
