@@ -40,7 +40,7 @@ def summarise(benchmark: Benchmark, store: Store, *, allow_partial: bool) -> dic
         **{name: manifest[name] for name in ("benchmark", "variant", "checkpoint", "sampling", "prompts")},
         "scorer": manifest.get("scorer"),
         "title": benchmark.title,
-        "comparable": benchmark.comparable and len(items) == manifest["items_of"],
+        "comparable": benchmark.comparable,
         "measure": benchmark.measure,
         "scale": benchmark.scale,
         "limit": manifest["limit"],

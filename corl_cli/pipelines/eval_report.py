@@ -160,12 +160,12 @@ def _asked(told: Mapping[str, Any]) -> str:
 
 
 def _incomparable(told: Mapping[str, Any]) -> str:
-    """Why numbers of the paper may not stand beside a result; empty where they may."""
-    if told["comparable"]:
-        return ""
-    if told["items"] < told["items_of"]:
-        return f"{_asked(told)} items only"
-    return "other prompts or another scorer than the paper's"
+    """Why the paper's numbers may not stand beside a result; empty where they may."""
+    reasons = {
+        f"{_asked(told)} items only": told["items"] < told["items_of"],
+        "other prompts or another scorer than the paper's": not told["comparable"],
+    }
+    return ", and ".join(reason for reason, holds in reasons.items() if holds)
 
 
 def _boards(folder: Path) -> list[Board]:

@@ -58,6 +58,13 @@ def test_a_part_of_the_items_says_how_many_they_are(tmp_path):
     assert rows(tmp_path)[0]["comparable"] == "no: 3 of 553 items only"
 
 
+def test_both_reasons_are_told(tmp_path):
+    replace(GENEVAL, comparable=False, limit=3, items_of=553).write(tmp_path)
+    assert rows(tmp_path)[0]["comparable"] == (
+        "no: 3 of 553 items only, and other prompts or another scorer than the paper's"
+    )
+
+
 def test_what_the_paper_does_not_report_warns_of_nothing(tmp_path):
     replace(GENEVAL, benchmark="world", title="World", comparable=False, limit=3, items_of=9).write(tmp_path)
     text = page(tmp_path)
