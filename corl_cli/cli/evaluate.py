@@ -206,6 +206,8 @@ def suite(
         except UsageError:
             raise
         except CorlError as fault:  # the others go on
+            if launch.started() > 1:  # but for several processes, which a failure parts
+                raise
             faults.append(f"{order.benchmark.name}: {fault.message}")
             _say(f"{order.benchmark.name} failed: {fault.message}")
             continue

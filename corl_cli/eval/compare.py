@@ -128,7 +128,8 @@ def compare_all(a: Path, b: Path) -> list[Comparison]:
 def compare(a: Store, b: Store) -> Comparison:
     """The difference B - A over the items that both have a value for.
 
-    An item's value is the mean over its samples that have one. UsageError when the two are not of one benchmark and
+    An item's value is the mean over its samples, all of which must have one: two means over other samples differ by
+    more than the checkpoints. UsageError when the two are not of one benchmark and
     protocol, or share no item.
     """
     first, second = a.result(), b.result()
@@ -140,7 +141,7 @@ def compare(a: Store, b: Store) -> Comparison:
             f"{a.folder} and {b.folder} have no item in common.", "Evaluate both without --limit, or with the same one."
         )
     _demand_same_items(a, b, [name for name in common if _asked(ours[name]) != _asked(theirs[name])])
-    before, after = (_values(store, first["scale"]) for store in (a, b))
+    before, after = (_values(store, items, first["scale"]) for store, items in ((a, ours), (b, theirs)))
     pairs: dict[str, Pairs] = {}
     abilities: dict[Task, Pairs] = {}
     compared = [name for name in common if name in before and name in after]
@@ -282,13 +283,13 @@ def _differences(name: str, ours: Any, theirs: Any) -> Iterator[str]:
         yield f"{name} is {json.dumps(ours, ensure_ascii=False)} in A, {json.dumps(theirs, ensure_ascii=False)} in B"
 
 
-def _values(store: Store, scale: float) -> dict[str, float]:
-    """The value of each item that has one."""
+def _values(store: Store, items: Mapping[str, Item], scale: float) -> dict[str, float]:
+    """The value of each item whose samples all have one."""
     values: dict[str, list[float]] = {}
     for (item, _), score in store.scores().items():
         if score.value is not None:
             values.setdefault(item, []).append(score.value * scale)
-    return {item: fmean(samples) for item, samples in values.items()}
+    return {item: fmean(samples) for item, samples in values.items() if len(samples) == items[item].samples}
 
 
 def _overall(pairs: Mapping[str, Pairs], weights: Mapping[str, float | None]) -> Difference:
@@ -327,7 +328,7 @@ def _weights(result: Mapping[str, Any]) -> dict[str, float | None]:
 
 def _own_headline(result: Mapping[str, Any], items: Mapping[str, Item], values: Mapping[str, float]) -> bool:
     """Whether the result's overall number is another one than the mean that an interval would be of."""
-    if result["overall"] is None:
+    if result["overall"] is None or result["failed"]:
         return False
     pairs: dict[str, Pairs] = {}
     for name, value in values.items():

@@ -12,5 +12,10 @@ def read(path: Path) -> Image.Image:
     try:
         with Image.open(path) as image:
             return image.convert("RGB")
-    except (OSError, SyntaxError, Image.DecompressionBombError) as error:  # PIL's ways to refuse a damaged file
+    except (
+        OSError,
+        SyntaxError,
+        ValueError,
+        Image.DecompressionBombError,
+    ) as error:  # PIL's, of damaged files
         raise ValueError("the drawing cannot be read") from error

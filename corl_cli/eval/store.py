@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -85,14 +86,14 @@ class Store:
         """What the result depends on; UsageError when there is none here."""
         if not self.exists:
             raise UsageError(f"{self.folder} holds no result of an evaluation.", "Make one: corl eval world")
-        found: dict[str, Any] = json.loads(self.manifest_file.read_text(encoding="utf-8"))
-        return found
+        return _whole(self.manifest_file)
 
     def create(self, manifest: Mapping[str, Any], items: Sequence[Item], recipe: str) -> None:
         """Write what is asked, and in which recipe; the manifest last, because it marks the folder as a result."""
         write_atomic(self.recipe_file, recipe)
-        write_atomic(self.items_file, "".join(json.dumps(asdict(item), ensure_ascii=False) + "\n" for item in items))
-        self.note(manifest)
+        asked = "".join(json.dumps(asdict(item), ensure_ascii=False) + "\n" for item in items)
+        write_atomic(self.items_file, asked)
+        self.note({**manifest, "asked": hashlib.sha256(asked.encode()).hexdigest()})
 
     def note(self, manifest: Mapping[str, Any]) -> None:
         """Write the manifest; equal facts give equal files, whichever step they came with."""
@@ -111,7 +112,13 @@ class Store:
                 )
 
     def items(self) -> list[Item]:
-        """What is asked, in order."""
+        """What is asked, in order; CorlError when it is not what was asked at first."""
+        there = self.items_file.read_bytes() if self.items_file.exists() else b""
+        if hashlib.sha256(there).hexdigest() != self.manifest()["asked"]:
+            raise CorlError(
+                f"{self.items_file} is not what it was when this result was begun.",
+                "Bring it back, or start another result with another --out.",
+            )
         return [Item(**line) for line in _lines(self.items_file)]
 
     def keys(self) -> list[Key]:
@@ -125,9 +132,13 @@ class Store:
         return self.folder / "images" / item / "samples" / f"{sample:04d}.png"
 
     def drawn(self, item: str, sample: int) -> bool:
-        """Whether a drawing is there; an empty file, as a power cut leaves it, is not."""
-        path = self.image(item, sample)
-        return path.is_file() and path.stat().st_size > 0
+        """Whether a drawing is there, whole: a file that cannot be read, as a power cut may leave it, is none."""
+        try:
+            with Image.open(self.image(item, sample)) as image:
+                image.verify()
+        except (OSError, SyntaxError, ValueError):  # Pillow's, of what is no image
+            return False
+        return True
 
     def save_image(self, item: Item, sample: int, image: Image.Image) -> None:
         """Write a drawing whole or not at all, and beside the samples what was to be drawn."""
@@ -171,8 +182,7 @@ class Store:
         """The summary; CorlError when there is none yet."""
         if not self.result_file.exists():
             raise CorlError(f"{self.folder} has no summary yet.", "Go on with it: --resume, or --only summarise")
-        found: dict[str, Any] = json.loads(self.result_file.read_text(encoding="utf-8"))
-        return found
+        return _whole(self.result_file)
 
     def summarised(self, result: Mapping[str, Any]) -> None:
         """Write the summary; numbers must be finite or None."""
@@ -206,7 +216,22 @@ def _lines(path: Path) -> Iterator[Line]:
     with path.open(encoding="utf-8", newline="\n") as file:
         for line in file:
             if line.endswith("\n"):
-                yield json.loads(line)
+                yield _parsed(path, line)
+
+
+def _whole(path: Path) -> dict[str, Any]:
+    """A file of one JSON object."""
+    return _parsed(path, path.read_text(encoding="utf-8"))
+
+
+def _parsed(path: Path, text: str) -> dict[str, Any]:
+    try:
+        found: dict[str, Any] = json.loads(text)
+    except ValueError as error:
+        raise CorlError(
+            f"{path} is damaged: {error}.", "Bring it back from a copy, or start another result with another --out."
+        ) from error
+    return found
 
 
 def _differences(name: str, there: Any, now: Any) -> Iterator[str]:

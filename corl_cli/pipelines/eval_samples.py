@@ -185,7 +185,7 @@ def _thumbnail(path: Path) -> Image.Image | None:
         with Image.open(path) as image:
             image.thumbnail((SIDE, SIDE))
             return image.convert("RGB")
-    except OSError:
+    except (OSError, SyntaxError, ValueError):  # Pillow's, of damaged files
         return None
 
 

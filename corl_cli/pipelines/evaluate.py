@@ -2,16 +2,20 @@
 
 from __future__ import annotations
 
+import fcntl
 import hashlib
 import inspect
+import math
+import os
 import signal
 import sys
 import time
 import traceback
 from collections import Counter
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
-from dataclasses import dataclass
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import Any, Literal, Protocol, get_args
 
 from accelerate import Accelerator
@@ -30,6 +34,7 @@ from corl_cli.pipelines.evaluated import Checkpoint
 from corl_cli.pipelines.generate import Generator
 
 Step = Literal["generate", "score", "summarise"]
+BEGUN = {"inputs", "eval.yaml", "items.jsonl"}  # what a kill may leave of a result without a manifest
 STEPS: tuple[Step, ...] = get_args(Step)
 
 
@@ -62,6 +67,11 @@ def check(order: Order) -> None:
     store = order.store
     if store.folder.exists() and not store.folder.is_dir():
         raise UsageError(f"{store.folder} is a file.", "Name a folder with --out.")
+    inside = [file for file in store.folder.iterdir() if file.suffix != ".partial"] if store.folder.is_dir() else []
+    if not store.exists and {file.name for file in inside} - BEGUN:
+        raise UsageError(
+            f"{store.folder} is not empty, and holds no result.", "Name a new folder with --out: results are not mixed."
+        )
     if store.exists and not order.resume and "generate" in order.steps:
         raise UsageError(
             f"{store.folder} holds a result already.",
@@ -84,6 +94,23 @@ def needs(order: Order) -> list[Requirement]:
     if "score" in order.steps:
         found += order.benchmark.scorers()
     return list(dict.fromkeys(found))
+
+
+@contextmanager
+def alone_in(folder: Path) -> Iterator[None]:
+    """Keep other commands out of a result's folder; a lock that ends with the process. UsageError when one is there."""
+    with writing(folder):
+        folder.mkdir(parents=True, exist_ok=True)
+    descriptor = os.open(folder, os.O_RDONLY)
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        yield
+    except BlockingIOError as error:
+        raise UsageError(
+            f"Another command is at work in {folder}.", "Wait for it, or name another folder with --out."
+        ) from error
+    finally:
+        os.close(descriptor)
 
 
 @contextmanager
@@ -126,9 +153,10 @@ def evaluate(order: Order, display: Display) -> dict[str, Any] | None:
     has no drawing, or the folder holds a result of something else.
     """
     accelerator = launch.join()
-    with launch.watching(), resumable(order.store):
+    with launch.watching(), resumable(order.store), ExitStack() as held:
         if accelerator.is_main_process:
             check(order)
+            held.enter_context(alone_in(order.store.folder))
             _open(order, display)
             _probe(order, display)
         accelerator.wait_for_everyone()
@@ -171,6 +199,8 @@ def _open(order: Order, display: Display) -> None:
         _begin(order, facts, display)
         return
     store.settle()
+    if order.checkpoint:  # whatever it is called now, the weights count
+        facts["checkpoint"]["name"] = store.manifest()["checkpoint"]["name"]
     if "score" in order.steps and any(score.value is not None for score in store.scores().values()):
         facts["scorer"] = scorer(benchmark)
     store.check(facts)
@@ -186,13 +216,30 @@ def _begin(order: Order, facts: dict[str, Any], display: Display) -> None:
         store.folder.mkdir(parents=True, exist_ok=True)
     with working(benchmark, "items"):
         items = benchmark.items(store.folder)
-    if len({item.id for item in items}) < len(items):
-        raise CorlError(f"{benchmark.title} has two items of one name.", "Mend the data: each id stands once.")
+        _demand_items(benchmark, items)
     weighed = benchmark.weights(list(dict.fromkeys(item.group for item in items))) is not None
     chosen = choose(items, order.limit, by_group=weighed)
     with working(benchmark, "prepare"):
         benchmark.prepare(chosen, store.folder)
     store.create(facts | {"limit": order.limit, "items_of": len(items)}, chosen, dump(order.recipe))
+
+
+def _demand_items(benchmark: Benchmark, items: Sequence[Item]) -> None:
+    if not items:
+        raise CorlError(f"{benchmark.title} asks nothing.", "Its `items` must return at least one Item.")
+    names = Counter(item.id for item in items)
+    for item in items:
+        fault = (
+            "stands twice"
+            if names[item.id] > 1
+            else "is no name that a folder can have"
+            if Path(item.id).name != item.id or item.id.startswith(".")
+            else "asks for no sample"
+            if item.samples < 1
+            else ""
+        )
+        if fault:
+            raise CorlError(f"{benchmark.title}: the item {item.id!r} {fault}.", "Mend the data, or its `items`.")
 
 
 def scorer(benchmark: Benchmark) -> dict[str, Any]:
@@ -229,7 +276,7 @@ def choose(items: Sequence[Item], limit: int | None, *, by_group: bool) -> list[
 def sampling(recipe: Recipe, benchmark: Benchmark) -> dict[str, Any]:
     """How outputs are sampled, by task, and the seed: what is printed with the result."""
     section = recipe.eval
-    found: dict[str, Any] = {"seed": recipe.seed}
+    found: dict[str, Any] = {"seed": recipe.seed, "dtype": recipe.model.dtype}
     if "t2i" in benchmark.tasks:
         found["t2i"] = section.t2i.model_dump(exclude_none=True)
     if "mm2t" in benchmark.tasks:
@@ -268,6 +315,8 @@ def _score(order: Order, accelerator: Accelerator, display: Display) -> None:
         start = time.perf_counter()
         with _bar(display, processes, "scoring", len(work)) as bar, working(benchmark, "score"):
             for score in benchmark.score(work, order.store.folder):
+                if score.value is not None and not math.isfinite(score.value):
+                    score = replace(score, value=None, reason=f"its value is {score.value}. {score.reason}".strip())
                 append(score)
                 bar.advance(1, score.reason if score.value is None else "")
         order.store.timed("score", rank, len(work), time.perf_counter() - start)

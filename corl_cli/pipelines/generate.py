@@ -92,6 +92,8 @@ class Generator:
         rows = [(item, sample) for item in batch.items for sample in range(batch.samples)]
         for (item, sample), output, cut in zip(rows, rollout.outputs, rollout.truncated.tolist(), strict=True):
             if isinstance(output, Image.Image):
+                if self.store.drawn(item.id, sample):
+                    continue  # it may have been scored
                 self.store.save_image(item, sample, output)
             else:
                 append({"item": item.id, "sample": sample, "text": output, "truncated": bool(cut)})
@@ -156,7 +158,7 @@ def _image(path: Path) -> Image.Image:
     try:
         with Image.open(path) as image:
             return image.convert("RGB")
-    except OSError as error:
+    except (OSError, SyntaxError, ValueError) as error:
         raise CorlError(
             f"{path}, an image that is asked about, cannot be read: {error}.", "Start anew with another --out."
         ) from error

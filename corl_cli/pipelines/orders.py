@@ -63,6 +63,7 @@ def take(asked: Asked, names: Sequence[str] | None) -> list[Order]:
     setting = settle(recipe, checkpoint)
     bound: list[Benchmark] = []
     attempts: list[Callable[[], object]] = [partial(_bind, name, recipe, setting, bound) for name in wanted]
+    attempts += [partial(resolve, name) for name in recipe.eval.benchmarks]
     attempts.append(partial(templates.check, instruction(recipe, checkpoint)))
     if generating:
         attempts += [partial(build.policy_class, recipe.model.family), partial(_check_weights, checkpoint)]

@@ -17,6 +17,7 @@ import pytest
 from typer.testing import CliRunner
 
 from corl_cli.cli.app import app
+from corl_cli.pipelines.evaluate import alone_in
 
 PROMPTS = 24
 SLOWLY = ["--limit", str(PROMPTS), "--set", "eval.batch_size=8"]  # in batches of two prompts
@@ -146,6 +147,7 @@ def test_a_result_is_not_overwritten(geneval):
     [
         (["--set", "eval.t2i.temperature=0.5"], "sampling.t2i.temperature: 1.0 there, 0.5 now"),
         (["--set", "seed=1"], "sampling.seed: 0 there, 1 now"),
+        (["--set", "model.dtype=bfloat16"], "sampling.dtype: 'float32' there, 'bfloat16' now"),
         (["--set", "eval.t2i.images=2"], "sampling.t2i.images: None there, 2 now"),
         (["--set", "eval.benchmarks.geneval.threshold=0.5"], "scorer.threshold: 0.3 there, 0.5 now"),
         (["--limit", "3"], "was begun with --limit 24"),
@@ -180,6 +182,41 @@ def test_gaps_are_told_and_a_part_is_called_one(geneval, tmp_path):
     assert "overall (partial)" in done.stdout
     corl("eval", "geneval", "--out", folder, "--resume")
     assert files(folder) == files(geneval)
+
+
+def test_a_damaged_drawing_is_made_again_and_the_others_stay(geneval, tmp_path):
+    folder = Path(shutil.copytree(geneval, tmp_path / "it"))
+    (folder / "scores.jsonl").unlink()
+    torn = sorted(folder.glob("images/*/samples/*.png"))[5]
+    torn.write_bytes(torn.read_bytes()[:60])
+    corl("eval", "geneval", "--out", folder, "--only", "score", code=1)
+    corl("eval", "geneval", "--out", folder, "--resume")
+    assert files(folder) == files(geneval)
+
+
+def test_drawings_of_an_unknown_origin_are_not_taken_over(geneval, tmp_path):
+    folder = Path(shutil.copytree(geneval, tmp_path / "it"))
+    (folder / "manifest.json").unlink()
+    done = corl("eval", "geneval", *SLOWLY, "--out", folder, "--set", "seed=7", code=2)
+    assert "is not empty, and holds no result" in done.stderr
+
+
+@pytest.mark.parametrize("file", ["manifest.json", "items.jsonl", "result.json", "scores.jsonl"])
+def test_a_damaged_file_is_one_clear_line(geneval, tmp_path, file):
+    folder = Path(shutil.copytree(geneval, tmp_path / "it"))
+    text = (folder / file).read_text()
+    (folder / file).write_text("{torn\n" + text[7:])
+    done = corl("eval", "report", folder, code=1)
+    assert file in done.stderr
+    assert "Traceback" not in done.output
+
+
+def test_one_command_at_a_time_works_in_a_folder(geneval, tmp_path):
+    folder = Path(shutil.copytree(geneval, tmp_path / "it"))
+    with alone_in(folder):
+        done = corl("eval", "geneval", "--out", folder, "--resume", code=2)
+    assert "Another command is at work" in done.stderr
+    corl("eval", "geneval", "--out", folder, "--resume")
 
 
 def test_a_run_is_evaluated_in_its_own_folder_and_compared(trained, tmp_path):

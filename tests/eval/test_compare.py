@@ -144,12 +144,12 @@ def test_items_that_failed_or_are_in_one_alone_are_left_out_and_told(tmp_path):
     weights = {"colour": 3.0, "count": 1.0, "all": 1.0}
     a, b = replace(a, weights=weights), replace(b, weights=weights)
     found = compare(a.write(tmp_path / "a"), b.write(tmp_path / "b"))
-    assert (found.failed, found.only_a, found.only_b) == (1, 2, 1)
-    assert found.groups[0].items == 7
-    assert found.groups[0].b == (3 * 1 + 4 * 0.5) / 7  # the sample that failed is in no mean
+    assert (found.failed, found.only_a, found.only_b) == (2, 2, 1)
+    assert found.groups[0].items == 6
+    assert found.groups[0].b == (2 * 1 + 4 * 0.5) / 6  # an item with a sample that failed is in no mean
     assert found.a.overall is None
     told = " ".join(remarks(found))
-    assert "1 item left out because a sample in one of them has no value; 2 items in A alone; 1 item in B alone" in told
+    assert "2 items left out because a sample in one of them has no value; 2 items in A alone; 1 item in B alone" in told
     assert "no overall number of its own" in told
 
 
@@ -258,3 +258,12 @@ def test_another_record_under_the_same_name_is_another_item(tmp_path):
     b = Result(values={"a": [1.0]}, item=record(2)).write(tmp_path / "b")
     with pytest.raises(UsageError, match="not asked the same"):
         compare(a, b)
+
+
+def test_an_item_with_a_failed_sample_is_left_out_so_that_nothing_changes_by_what_is_missing(tmp_path):
+    values = {name: [1.0, 0.0] for name in "abcdefghij"}
+    a = Result(values=values).write(tmp_path / "a")
+    b = Result(values=values | {"a": [1.0, None], "b": [1.0, None]}, allow_partial=True).write(tmp_path / "b")
+    comparison = compare(a, b)
+    assert (comparison.overall.change.mean, comparison.failed, comparison.overall.items) == (0.0, 2, 8)
+    assert not comparison.own_headline

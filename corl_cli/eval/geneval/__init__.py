@@ -69,9 +69,10 @@ class GenEval(Benchmark):
 
     @property
     def comparable(self) -> bool:
-        """See Benchmark.comparable; thresholds of one's own make other numbers, too."""
-        usual = all(getattr(self.options, name) == field.default for name, field in Rules.model_fields.items())
-        return self.options.prompts == "geneval" and usual
+        """See Benchmark.comparable; other thresholds, models or sampling make other numbers, too."""
+        drawn = self.setting.drawing
+        drawing = (drawn.images or IMAGES, drawn.temperature, drawn.top_p, drawn.cfg_weight)
+        return self.options == self.Options() and drawing == (IMAGES, 1.0, 1.0, 5.0)
 
     def requirements(self) -> list[Requirement]:
         """See Benchmark.requirements: a file of one's own must be there."""

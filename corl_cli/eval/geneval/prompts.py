@@ -66,7 +66,8 @@ def read(path: Path, classes: Collection[str], colours: Collection[str]) -> list
                 'Write for instance {"tag": "counting", "include": [{"class": "dog", "count": 2}], '
                 '"exclude": [{"class": "dog", "count": 3}], "prompt": "a photo of two dogs"}.',
             )
-        found.append(metadata)
+        wanted = [{key: value for key, value in one.items() if value is not None} for one in metadata["include"]]
+        found.append({**metadata, "include": wanted})  # a colour that is null is none that is asked for
     if not found:
         raise CorlError(f"{path} holds no prompts.", "Write one JSON object a line, in GenEval's schema.")
     return found
