@@ -62,7 +62,11 @@ def summarise(benchmark: Benchmark, store: Store, *, allow_partial: bool) -> dic
 
 def _stderr(groups: Sequence[Mapping[str, Any]], means: Mapping[str, float], further: Mapping[str, float]) -> float:
     """The standard error of the overall number: of another one than the mean only the benchmark can tell it."""
-    return further.get("stderr", math.nan) if "overall" in further else error(groups, list(means.values()))
+    if "stderr" in further:
+        return further["stderr"]
+    if not math.isclose(further.get("overall", overall(groups)), overall(groups), rel_tol=1e-9):
+        return math.nan
+    return error(groups, list(means.values()))
 
 
 def overall(groups: Sequence[Mapping[str, Any]]) -> float:

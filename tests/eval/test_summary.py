@@ -121,3 +121,14 @@ def eights(tmp_path: Path, plain: type[Plain]):
         for item in items:
             append(Score(item=item.id, sample=0, value=float(item.id in ("x0", "x1", "x2", "x3"))))
     return summarise(plain("plain", Section(), Setting()), store, allow_partial=False)
+
+
+def test_another_number_than_the_mean_has_no_error_that_is_not_its_own(tmp_path):
+    class Other(Plain):
+        own = {"overall": 12.0}  # noqa: RUF012
+
+    class Told(Plain):
+        own = {"overall": 12.0, "stderr": 3.0}  # noqa: RUF012
+
+    assert eights(tmp_path / "other", Other)["stderr"] is None
+    assert eights(tmp_path / "told", Told)["stderr"] == 3.0

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import tempfile
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -117,7 +118,15 @@ class Dpg(Benchmark):
     def protocol(self) -> dict[str, Any]:
         """See Benchmark."""
         rows = "without the first row and the items that need it, as the original" if self.options.compatible else "all"
-        return {"source": "DPG-Bench's prompts/*.txt", "questions": f"dpg_bench.csv, {rows}", "images": self._images}
+        folder = self._folder()
+        files = [folder / "dpg_bench.csv", *sorted((folder / "prompts").glob("*.txt"))]
+        content = b"\n".join(file.name.encode() + b"\n" + file.read_bytes() for file in files)
+        return {
+            "source": "DPG-Bench's prompts/*.txt",
+            "questions": f"dpg_bench.csv, {rows}",
+            "sha256": hashlib.sha256(content).hexdigest()[:16],
+            "images": self._images,
+        }
 
     def scorer(self) -> dict[str, Any]:
         """See Benchmark."""
