@@ -161,6 +161,13 @@ def test_a_real_blip_answers_each_drawing(data, tmp_path):
     assert [score.value for score in scores] == [None, None]
     assert all(score.details["answers"]["1"] for score in scores)
     assert not any(check.passed for check in benchmark.self_test())
+    original = dpg(data, scorer=str(tmp_path / "blip"), images=1, compatible=True)
+    original.load(torch.device("cpu"))
+    items = original.items(tmp_path)
+    literal = scored(original, items, tmp_path)
+    assert [score.value for score in literal] == [0.0]  # what is not yes is no
+    assert original.headline(items, literal, tmp_path)["overall"] == 0.0
+    assert original.scorer()["answer"] != benchmark.scorer()["answer"]
 
 
 @pytest.mark.skipif(find_spec("torchvision") is None, reason="chat models read images with it")

@@ -133,7 +133,7 @@ class Dpg(Benchmark):
         tables = "last image of each prompt" if self.options.compatible else "all images"
         return {
             **self.asked.identity(),
-            "answer": "yes or no, alone",
+            "answer": "yes, or anything else for no" if self.options.compatible else "yes or no, alone",
             "category tables": tables,
         }
 
@@ -151,7 +151,7 @@ class Dpg(Benchmark):
             place, question = places[index]
             answers[place][question.id] = answer
             if len(answers[place]) == len(questions[place]):
-                yield _scored(work[place], questions[place], answers[place])
+                yield self._scored(work[place], questions[place], answers[place])
 
     def headline(self, items: Sequence[Item], scores: Sequence[Score], folder: Path) -> dict[str, float]:
         """The mean over prompts of the mean over their drawings, and each category's share of yes, in percent."""
@@ -166,7 +166,7 @@ class Dpg(Benchmark):
             if self.options.compatible and score.sample < last:
                 continue
             for question in questions:
-                right = vqa.is_yes(score.details["answers"][str(question.id)])
+                right = self._is_yes(score.details["answers"][str(question.id)])
                 for category in dict.fromkeys((question.broad, question.detailed)):
                     categories.setdefault(category, []).append(right)
         tables = {name: self.scale * fmean(rights) for name, rights in sorted(categories.items())}
@@ -197,6 +197,37 @@ class Dpg(Benchmark):
         sizes = sorted((len(asked) for asked in items for _ in range(self._images)), reverse=True)
         return sum(sizes[:num_samples])
 
+    def _scored(self, work: Work, questions: Sequence[Question], answers: dict[int, Answer]) -> Score:
+        """The score of one drawing; without a value where a question has no answer that is yes or no."""
+        said = {str(question.id): str(answers[question.id]) for question in questions}
+        try:
+            right = {number: self._is_yes(answer) for number, answer in answers.items()}
+        except (ValueError, JudgeError) as error:
+            return Score(
+                item=work.item.id, sample=work.sample, value=None, reason=str(error), details={"answers": said}
+            )
+        counts = worth(questions, right)
+        wrong = [question.text for question in questions if not counts[question.id]]
+        return Score(
+            item=work.item.id,
+            sample=work.sample,
+            value=fmean(counts.values()),
+            reason=f"{len(counts) - len(wrong)} of {len(counts)} questions"
+            + "".join(f"; not: {text}" for text in wrong),
+            details={"answers": said, "counts": {str(number): count for number, count in counts.items()}},
+        )
+
+    def _is_yes(self, answer: str | Exception) -> bool:
+        """Whether an answer is yes; the original takes all else for no, where corl fails what is neither."""
+        if isinstance(answer, Exception):
+            raise answer
+        try:
+            return vqa.is_yes(answer)
+        except ValueError:
+            if self.options.compatible:
+                return False
+            raise
+
     @property
     def _images(self) -> int:
         return self.setting.drawing.images or IMAGES
@@ -222,27 +253,3 @@ def _agrees(answer: str | Exception, right: str) -> bool:
         return vqa.is_yes(str(answer)) == (right == "yes")
     except ValueError:
         return False
-
-
-def _scored(work: Work, questions: Sequence[Question], answers: dict[int, Answer]) -> Score:
-    """The score of one drawing; without a value where a question has no answer that is yes or no."""
-    said = {str(question.id): str(answers[question.id]) for question in questions}
-    try:
-        right = {number: _is_yes(answer) for number, answer in answers.items()}
-    except (ValueError, JudgeError) as error:
-        return Score(item=work.item.id, sample=work.sample, value=None, reason=str(error), details={"answers": said})
-    counts = worth(questions, right)
-    wrong = [question.text for question in questions if not counts[question.id]]
-    return Score(
-        item=work.item.id,
-        sample=work.sample,
-        value=fmean(counts.values()),
-        reason=f"{len(counts) - len(wrong)} of {len(counts)} questions" + "".join(f"; not: {text}" for text in wrong),
-        details={"answers": said, "counts": {str(number): count for number, count in counts.items()}},
-    )
-
-
-def _is_yes(answer: str | Exception) -> bool:
-    if isinstance(answer, Exception):
-        raise answer
-    return vqa.is_yes(answer)
