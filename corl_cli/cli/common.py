@@ -32,6 +32,15 @@ Recipe = Annotated[
     str,
     typer.Option("--recipe", metavar="NAME|FILE", help="A shipped recipe or a file.", autocompletion=complete_recipe),
 ]
+OwnRecipe = Annotated[
+    str | None,
+    typer.Option(
+        "--recipe",
+        metavar="NAME|FILE",
+        help="A shipped recipe or a file, in place of the command's own.",
+        autocompletion=complete_recipe,
+    ),
+]
 RecipeArgument = Annotated[
     str, typer.Argument(metavar="NAME|FILE", help="A shipped recipe or a file.", autocompletion=complete_recipe)
 ]

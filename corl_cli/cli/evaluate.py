@@ -17,9 +17,9 @@ from corl_cli.cli.common import (
     Limit,
     NumProcesses,
     Out,
+    OwnRecipe,
     Resume,
     Set,
-    complete_recipe,
     console,
     progress,
     remedies,
@@ -34,15 +34,6 @@ if TYPE_CHECKING:
     from corl_cli.core.progress import Progress
     from corl_cli.pipelines.evaluate import Order
 
-Recipe = Annotated[
-    str | None,
-    typer.Option(
-        "--recipe",
-        metavar="NAME|FILE",
-        help="A shipped recipe or a file, in place of the one that fits the checkpoint.",
-        autocompletion=complete_recipe,
-    ),
-]
 CheckpointOption = Annotated[
     str | None,
     typer.Option(
@@ -94,7 +85,7 @@ def group() -> None:
 def _evaluate(
     name: str,
     *,
-    recipe: Recipe = None,
+    recipe: OwnRecipe = None,
     checkpoint: CheckpointOption = None,
     overrides: Set = [],  # noqa: B006 (typer copies it)
     out: Out = None,
@@ -165,7 +156,7 @@ def ls(as_json: Json = False) -> None:
 
 @app.command(epilog="Example: corl eval suite --limit 16 --out runs/eval/first")
 def suite(
-    recipe: Recipe = None,
+    recipe: OwnRecipe = None,
     checkpoint: CheckpointOption = None,
     overrides: Set = [],  # noqa: B006 (typer copies it)
     out: Out = None,

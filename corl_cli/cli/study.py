@@ -10,8 +10,8 @@ from typing import TYPE_CHECKING, Any
 
 import typer
 
-from corl_cli.cli.common import DryRun, Json, Out, Resume, Seed, Set, console, progress, table, with_options
-from corl_cli.cli.train import Recipe, Silent, Terminal
+from corl_cli.cli.common import DryRun, Json, Out, OwnRecipe, Resume, Seed, Set, console, progress, table, with_options
+from corl_cli.cli.train import Silent, Terminal
 
 if TYPE_CHECKING:
     from contextlib import AbstractContextManager
@@ -29,7 +29,7 @@ def group() -> None:
 def _study(
     kind: str,
     *,
-    recipe: Recipe = None,
+    recipe: OwnRecipe = None,
     overrides: Set = [],  # noqa: B006 (typer copies it)
     out: Out = None,
     seed: Seed = None,

@@ -16,10 +16,10 @@ from corl_cli.cli.common import (
     Json,
     NumProcesses,
     Out,
+    OwnRecipe,
     Resume,
     Seed,
     Set,
-    complete_recipe,
     console,
     progress,
     table,
@@ -34,15 +34,6 @@ if TYPE_CHECKING:
     from corl_cli.core.run_dir import RunDir
     from corl_cli.trainer.probes import Reading
 
-Recipe = Annotated[
-    str | None,
-    typer.Option(
-        "--recipe",
-        metavar="NAME|FILE",
-        help="A shipped recipe or a file, in place of the embedded world's.",
-        autocompletion=complete_recipe,
-    ),
-]
 From = Annotated[
     str | None,
     typer.Option(
@@ -62,7 +53,7 @@ def _train(
     command: str,
     task: str | None = None,
     *,
-    recipe: Recipe = None,
+    recipe: OwnRecipe = None,
     start: From = None,
     overrides: Set = [],  # noqa: B006 (typer copies it)
     out: Out = None,

@@ -8,7 +8,7 @@ from __future__ import annotations
 import json
 import math
 import os
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from statistics import fmean
@@ -18,7 +18,7 @@ from corl_cli.core.errors import CorlError, UsageError
 from corl_cli.core.numbers import finite
 from corl_cli.core.types import Task
 from corl_cli.eval.base import Item
-from corl_cli.eval.store import Store
+from corl_cli.eval.store import Store, differences
 from corl_cli.eval.summary import FEWEST
 from corl_cli.scoring import bootstrap
 from corl_cli.scoring.bootstrap import Interval
@@ -250,9 +250,9 @@ def _demand_alike(a: Store, b: Store, first: Mapping[str, Any], second: Mapping[
     if any(first[name] != second[name] for name in ("benchmark", "variant")):
         one, other = (f"{result['title']} {result['variant']}".strip() for result in (first, second))
         raise UsageError(f"{a.folder} is of {one}, {b.folder} of {other}.", "Compare two results of one benchmark.")
-    differences = [line for part in PROTOCOL for line in _differences(part, first[part], second[part])]
-    words = [line for line in differences if line.startswith(WORDS)]
-    if unlike := [line for line in differences if line not in words]:
+    lines = [_told(found) for part in PROTOCOL for found in differences(part, first[part], second[part])]
+    words = [line for line in lines if line.startswith(WORDS)]
+    if unlike := [line for line in lines if line not in words]:
         raise UsageError(
             f"{a.folder} and {b.folder} were not evaluated alike: {'; '.join(unlike)}.",
             "Evaluate one of them again with the other's settings; each has its own in eval.yaml.",
@@ -274,13 +274,9 @@ def _demand_same_items(a: Store, b: Store, unlike: Sequence[str]) -> None:
         )
 
 
-def _differences(name: str, ours: Any, theirs: Any) -> Iterator[str]:
-    """Where two facts differ, by dotted key."""
-    if isinstance(ours, dict) and isinstance(theirs, dict):
-        for key in dict.fromkeys([*ours, *theirs]):
-            yield from _differences(f"{name}.{key}", ours.get(key), theirs.get(key))
-    elif ours != theirs:
-        yield f"{name} is {json.dumps(ours, ensure_ascii=False)} in A, {json.dumps(theirs, ensure_ascii=False)} in B"
+def _told(difference: tuple[str, Any, Any]) -> str:
+    name, ours, theirs = difference
+    return f"{name} is {json.dumps(ours, ensure_ascii=False)} in A, {json.dumps(theirs, ensure_ascii=False)} in B"
 
 
 def _values(store: Store, items: Mapping[str, Item], scale: float) -> dict[str, float]:

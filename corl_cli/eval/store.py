@@ -105,7 +105,8 @@ class Store:
         there = self.manifest()
         for name, fact in facts.items():
             if name in there and there[name] != fact:
-                what = "\n".join(f"  {line}" for line in _differences(name, there[name], fact))
+                unlike = differences(name, there[name], fact)
+                what = "\n".join(f"  {key}: {ours!r} there, {theirs!r} now" for key, ours, theirs in unlike)
                 raise UsageError(
                     f"{self.folder} holds a result of something else:\n{what}",
                     "Go on with what it was begun with, or start another with another --out.",
@@ -234,11 +235,10 @@ def _parsed(path: Path, text: str) -> dict[str, Any]:
     return found
 
 
-def _differences(name: str, there: Any, now: Any) -> Iterator[str]:
-    """Lines that say where two facts differ, by dotted key."""
-    if isinstance(there, dict) and isinstance(now, dict):
-        for key in dict.fromkeys([*there, *now]):
-            if there.get(key) != now.get(key):
-                yield from _differences(f"{name}.{key}", there.get(key), now.get(key))
-    else:
-        yield f"{name}: {there!r} there, {now!r} now"
+def differences(name: str, one: Any, other: Any) -> Iterator[tuple[str, Any, Any]]:
+    """Where two facts differ: the dotted key, and both."""
+    if isinstance(one, dict) and isinstance(other, dict):
+        for key in dict.fromkeys([*one, *other]):
+            yield from differences(f"{name}.{key}", one.get(key), other.get(key))
+    elif one != other:
+        yield name, one, other

@@ -212,8 +212,6 @@ def _open(order: Order, display: Display) -> None:
 def _begin(order: Order, facts: dict[str, Any], display: Display) -> None:
     store, benchmark = order.store, order.benchmark
     display.say(f"{benchmark.name}: reading what is asked")
-    with writing(store.folder):
-        store.folder.mkdir(parents=True, exist_ok=True)
     with working(benchmark, "items"):
         items = benchmark.items(store.folder)
         _demand_items(benchmark, items)
