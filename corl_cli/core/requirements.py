@@ -1,10 +1,28 @@
 """What a part of corl needs from the machine, and whether it is there."""
 
-from collections.abc import Iterable
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Literal
 
 from corl_cli.core.errors import CorlError
+
+
+@dataclass(frozen=True)
+class Wanted:
+    """Something that is had from a network: a model or a data set by its hub id, or a file by its URL.
+
+    Whoever loads it makes this, so that what is fetched ahead is what is looked for: `here` tells where it lies whole,
+    None where it does not; `get` brings it to that place (CorlError). `revision` is empty where there are none, and
+    `why` says what it is for.
+    """
+
+    kind: Literal["model", "data set", "file"]
+    name: str
+    revision: str
+    why: str
+    here: Callable[[], Path | None] = field(compare=False, repr=False)
+    get: Callable[[], Path] = field(compare=False, repr=False)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -12,12 +30,14 @@ class Requirement:
     """One thing that is needed: `ok`, `download` (the hub will be asked for it), `missing`, or `broken`.
 
     `detail` says what was found or where it was looked for, `remedy` the next thing to type; empty where all is well.
+    `wanted` is what a network has of it, here already or not; None where no download brings it.
     """
 
     name: str
     state: Literal["ok", "download", "missing", "broken"]
     detail: str
     remedy: str = ""
+    wanted: Wanted | None = field(default=None, compare=False)
 
     @property
     def met(self) -> bool:

@@ -5,12 +5,15 @@ from __future__ import annotations
 import re
 from collections.abc import Sequence
 from dataclasses import replace
+from functools import partial
 from hashlib import blake2b
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, get_args
 
 from corl_cli.core.errors import CorlError, UsageError
+from corl_cli.core.prepared import prepared
 from corl_cli.core.recipe import Data
+from corl_cli.core.requirements import Requirement, Wanted
 from corl_cli.core.types import AnswerType, LazyTriplets, Task, Triplet
 from corl_cli.data import templates
 from corl_cli.world.items import WorldTriplets
@@ -55,6 +58,46 @@ def load(
     table = Table(_read(data.path, data.split), data, tasks)
     chosen = [row for row, name in enumerate(table.ids()) if is_held_out(name, data.holdout) == (wanted == HELD_OUT)]
     return Dressed(table.select(_having(table, chosen, tasks, answer_types)[:limit]), data)
+
+
+def requirements(data: Data) -> list[Requirement]:
+    """What reading the data needs from this machine: a set of the hub; nothing for the world and for local files."""
+    if data.path == "world" or not _of_hub(data.path):
+        return []
+    from huggingface_hub import constants
+
+    here, get = partial(prepared, data.path, data.split), partial(_fetched, data)
+    found = here()
+    offline = constants.HF_HUB_OFFLINE
+    detail = str(found) if found else "it was never read here, and HF_HUB_OFFLINE is set" if offline else data.path
+    return [
+        Requirement(
+            name=f"{data.path} ({data.split})",
+            state="ok" if found else "missing" if offline else "download",
+            detail=detail,
+            wanted=Wanted("data set", data.path, constants.DEFAULT_REVISION, "the triplets", here, get),
+        )
+    ]
+
+
+def _of_hub(path: str) -> bool:
+    """Whether the set of this name is asked of the hub."""
+    from huggingface_hub.utils import HFValidationError, validate_repo_id
+
+    try:
+        validate_repo_id(path)
+    except HFValidationError:
+        return False
+    return not Path(path).exists() and Path(path).suffix != ".parquet"
+
+
+def _fetched(data: Data) -> Path:
+    """The set in the cache of `datasets`, as `load` then finds it there."""
+    _read(data.path, data.split)
+    found = prepared(data.path, data.split)
+    if found is None:
+        raise CorlError(f"{data.path} was read, and is not in the cache.", "Look whether HF_DATASETS_CACHE is set.")
+    return found
 
 
 def _having(

@@ -9,10 +9,7 @@ from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
 
-from huggingface_hub import snapshot_download
-
 from corl_cli import world
-from corl_cli.core.errors import CorlError
 from corl_cli.core.loader import Draft, examine
 from corl_cli.core.recipe import Instruction, Recipe
 from corl_cli.core.requirements import Requirement
@@ -105,7 +102,7 @@ def instruction(recipe: Recipe, checkpoint: Checkpoint) -> Instruction:
 def _digest(path: str) -> str:
     folder = Path(path).expanduser()
     if not folder.is_dir():
-        folder = _fetched(path)
+        folder = checkpoints.newest("policy's weights", path)
     digest = hashlib.sha256()
     for file in sorted({file for pattern in FILES for file in folder.glob(pattern)}):
         digest.update(file.name.encode())
@@ -114,17 +111,6 @@ def _digest(path: str) -> str:
     if (base := lora.base_of(folder)) != str(folder):
         digest.update(_digest(base).encode())
     return digest.hexdigest()
-
-
-def _fetched(path: str) -> Path:
-    try:
-        return Path(snapshot_download(path, allow_patterns=[*FILES, "*.json", "*.jinja", "*.txt", "*.model"]))
-    except Exception as error:  # no network, no such model, no permission: each has classes of its own
-        reason = (str(error).strip() or type(error).__name__).splitlines()[0]
-        raise CorlError(
-            f"{path} is not here, and could not be fetched: {reason}",
-            f"Try hf download {path} where there is a network, or name a folder or a run.",
-        ) from error
 
 
 def _words(folder: Path) -> object:

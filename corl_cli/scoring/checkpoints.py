@@ -5,16 +5,19 @@ from __future__ import annotations
 import json
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from dataclasses import replace
+from errno import ENOSPC
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import torch
 from huggingface_hub import constants, model_info, snapshot_download, try_to_load_from_cache
-from huggingface_hub.errors import HFValidationError, RepositoryNotFoundError
+from huggingface_hub.errors import GatedRepoError, HFValidationError, RepositoryNotFoundError
 from huggingface_hub.utils import validate_repo_id
 
 from corl_cli.core.errors import CorlError
-from corl_cli.core.requirements import Requirement, demand
+from corl_cli.core.requirements import Requirement, Wanted, demand
 from corl_cli.models import torchvision_guard
 
 HUB_SECONDS = 10  # for the hub's first answer; left to itself transformers retries for half a minute
@@ -30,6 +33,24 @@ def requirement(name: str, checkpoint: str, architecture: str | None = None, *, 
     `architecture` is the transformers class it was saved from, None where any will do; `words` says that it reads
     text, and so has a tokenizer.
     """
+    found = _requirement(name, checkpoint, architecture, words)
+    if Path(checkpoint).expanduser().exists() or _means_folder(checkpoint):
+        return found
+    here, get = partial(_whole, checkpoint, architecture, words), partial(fetch, name, checkpoint, architecture, words)
+    return replace(found, wanted=Wanted("model", checkpoint, constants.DEFAULT_REVISION, name, here, get))
+
+
+def newest(name: str, checkpoint: str) -> Path:
+    """The folder that transformers reads for a hub id: the hub's newest, else the one here; CorlError where is none."""
+    try:
+        return fetch(name, checkpoint)
+    except CorlError:
+        if folder := _folder(checkpoint, words=True):
+            return folder
+        raise
+
+
+def _requirement(name: str, checkpoint: str, architecture: str | None, words: bool) -> Requirement:
     folder = _folder(checkpoint, words)
     if folder is not None and (fault := _fault(folder, architecture, words)):
         remedy = f"Give a folder or hub id of a {architecture or 'model'} in transformers' format."
@@ -65,9 +86,7 @@ def reading(name: str, checkpoint: str, architecture: str | None = None, *, word
     demand([requirement(name, checkpoint, architecture, words=words)], "The measure")
     torchvision_guard.check()  # before transformers' image classes are imported
     try:
-        folder = _folder(checkpoint, words) or _fetched(name, checkpoint)
-        if fault := _fault(folder, architecture, words):
-            raise ValueError(f"it {fault}")
+        folder = _folder(checkpoint, words) or fetch(name, checkpoint, architecture, words)
         with _quiet():
             yield folder
     except (CorlError, MemoryError, torch.OutOfMemoryError):
@@ -104,6 +123,12 @@ def _folder(checkpoint: str, words: bool) -> Path | None:
     if not isinstance(found, str):
         return None
     return None if _lacking(Path(found).parent, words) else Path(found).parent
+
+
+def _whole(checkpoint: str, architecture: str | None, words: bool) -> Path | None:
+    """See `_folder`; None for one of another class, too."""
+    folder = _folder(checkpoint, words)
+    return None if folder is None or _fault(folder, architecture, words) else folder
 
 
 def _means_folder(checkpoint: str) -> bool:
@@ -153,23 +178,40 @@ def _json(path: Path) -> dict[str, Any]:
     return found if isinstance(found, dict) else {}
 
 
-def _fetched(name: str, checkpoint: str) -> Path:
-    """The checkpoint's files from the hub, weights in one format only."""
+def fetch(name: str, checkpoint: str, architecture: str | None = None, words: bool = True) -> Path:
+    """The folder of the hub's cache with a checkpoint's files, weights in one format only; CorlError.
+
+    The arguments are those of `requirement`. Downloads go on where they stopped. Weights come last: where they are,
+    the rest is.
+    """
     try:
         files = [file.rfilename for file in model_info(checkpoint, timeout=HUB_SECONDS).siblings or []]
         safe = any(file in files for file in ("model.safetensors", "model.safetensors.index.json"))
         weights = ["model.safetensors", "model-*.safetensors"] if safe else ["pytorch_model.bin", "pytorch_model-*.bin"]
-        return Path(snapshot_download(checkpoint, allow_patterns=[*_TEXTS, *weights]))
+        snapshot_download(checkpoint, allow_patterns=_TEXTS)
+        folder = Path(snapshot_download(checkpoint, allow_patterns=weights))
+    except GatedRepoError as error:
+        raise CorlError(
+            f"No {name}: {checkpoint} is not here, and the hub gives it only to those who have asked its owners.",
+            f"Ask on https://huggingface.co/{checkpoint}, then hf auth login.",
+        ) from error
     except RepositoryNotFoundError as error:
         raise CorlError(
             f"No {name}: {checkpoint} is not here, and the hub has no such model, or it is private.",
             "Check the name; a private model wants hf auth login.",
         ) from error
     except Exception as error:  # no network, no permission, no space: each has classes of its own
+        full = isinstance(error, OSError) and error.errno == ENOSPC
+        reason = f"the disk of {constants.HF_HUB_CACHE} is full" if full else _reason(error)
         raise CorlError(
-            f"No {name}: {checkpoint} is not here, and could not be fetched: {_reason(error)}",
-            f"Try hf download {checkpoint} where there is a network, or give a folder.",
+            f"No {name}: {checkpoint} is not here, and could not be fetched: {reason}",
+            "Make room, or name a larger disk as HF_HOME."
+            if full
+            else f"Try hf download {checkpoint} where there is a network, or give a folder.",
         ) from error
+    if fault := _fault(folder, architecture, words):
+        raise CorlError(f"{checkpoint} of the hub is no {name}: it {fault}.", "Name one in transformers' format.")
+    return folder
 
 
 @contextmanager

@@ -8,6 +8,7 @@ import sys
 import zipfile
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 from importlib.util import find_spec
 from pathlib import Path
 from urllib.request import urlopen
@@ -15,7 +16,7 @@ from urllib.request import urlopen
 from huggingface_hub import constants
 
 from corl_cli.core.errors import CorlError
-from corl_cli.core.requirements import Requirement
+from corl_cli.core.requirements import Requirement, Wanted
 
 NAME = "Stanford CoreNLP 3.6.0"
 RELEASE = "stanford-corenlp-full-2015-12-09"
@@ -49,17 +50,7 @@ def find() -> list[Path] | None:
 
 def requirement() -> Requirement:
     """Whether both jars are there and whole at their ends; else where they were looked for and how to get them."""
-    jars = find()
-    if jars is None:
-        looked = f"no folder holds {JARS[0]} and {JARS[1]}: {', '.join(map(str, places()))}"
-        if constants.HF_HUB_OFFLINE:
-            return Requirement(name=NAME, state="missing", detail=f"{looked}; HF_HUB_OFFLINE is set", remedy=by_hand())
-        return Requirement(name=NAME, state="download", detail=f"{URL} to {cache()}", remedy=by_hand())
-    for jar in jars:
-        if not zipfile.is_zipfile(jar):
-            remedy = f"Delete it and fetch it again: {by_hand(jar.parent)}"
-            return Requirement(name=NAME, state="broken", detail=f"{jar} is cut off, or no jar", remedy=remedy)
-    return Requirement(name=NAME, state="ok", detail=str(jars[0].parent))
+    return replace(_requirement(), wanted=Wanted("file", URL, "", NAME, _here, lambda: fetch()[0].parent))
 
 
 def by_hand(folder: Path | None = None) -> str:
@@ -84,6 +75,25 @@ def fetch(folder: Path | None = None, url: str = URL) -> list[Path]:
     except (OSError, KeyError, zipfile.BadZipFile) as error:
         raise CorlError(f"{NAME} could not be fetched from {url} to {folder}: {error}", by_hand(folder)) from error
     return [folder / jar for jar in JARS]
+
+
+def _requirement() -> Requirement:
+    jars = find()
+    if jars is None:
+        looked = f"no folder holds {JARS[0]} and {JARS[1]}: {', '.join(map(str, places()))}"
+        if constants.HF_HUB_OFFLINE:
+            return Requirement(name=NAME, state="missing", detail=f"{looked}; HF_HUB_OFFLINE is set", remedy=by_hand())
+        return Requirement(name=NAME, state="download", detail=f"{URL} to {cache()}", remedy=by_hand())
+    for jar in jars:
+        if not zipfile.is_zipfile(jar):
+            remedy = f"Delete it and fetch it again: {by_hand(jar.parent)}"
+            return Requirement(name=NAME, state="broken", detail=f"{jar} is cut off, or no jar", remedy=remedy)
+    return Requirement(name=NAME, state="ok", detail=str(jars[0].parent))
+
+
+def _here() -> Path | None:
+    jars = find()
+    return jars[0].parent if jars and all(map(zipfile.is_zipfile, jars)) else None
 
 
 def _jars(folder: Path) -> list[Path] | None:

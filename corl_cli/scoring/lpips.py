@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import replace
 from importlib.util import find_spec
 from itertools import groupby
 from pathlib import Path
@@ -20,9 +21,9 @@ from PIL import Image
 from torch import Tensor
 
 from corl_cli.core.errors import CorlError
-from corl_cli.core.requirements import Requirement, demand
+from corl_cli.core.requirements import Requirement, Wanted, demand
 from corl_cli.scoring.heatmap import heatmap
-from corl_cli.scoring.lpips_network import KINDS, by_hand, read
+from corl_cli.scoring.lpips_network import KINDS, by_hand, download, read
 from corl_cli.scoring.measure import Measured, failed
 
 PIXELS = 2**20  # of the drawings in the network at once; up to 2 GB for vgg
@@ -124,6 +125,18 @@ class Lpips:
         )
 
     def _backbone_requirement(self) -> Requirement:
+        found = self._backbone_state()
+        wanted = Wanted("file", self.kind.url, "", found.name, self._found, self._downloaded)
+        return found if self.chosen else replace(found, wanted=wanted)
+
+    def _found(self) -> Path | None:
+        return self.backbone if self.backbone.is_file() else None
+
+    def _downloaded(self) -> Path:
+        download(self.kind.url, self.backbone)
+        return self.backbone
+
+    def _backbone_state(self) -> Requirement:
         path, url, name = self.backbone, self.kind.url, f"{self.name} backbone"
         if path.is_file():
             return Requirement(name=name, state="ok", detail=str(path))

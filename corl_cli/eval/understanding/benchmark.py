@@ -60,7 +60,7 @@ class Understanding(Benchmark):
         """See Benchmark.requirements."""
         packages = [_package(PACKAGE, "lmms_eval", "pip install 'corl[eval]'")]
         packages += [_package(name, name, f"pip install {name}") for name in self.packages]
-        return [*packages, data.requirement(self.name, self.options.data, self.lmms)]
+        return [*packages, data.requirement(self.name, self.options.data, self.lmms, self._fetch)]
 
     def scorers(self) -> list[Requirement]:
         """See Benchmark.scorers; scoring reads the data too."""
@@ -133,6 +133,11 @@ class Understanding(Benchmark):
     def calls(self, num_samples: int) -> int:
         """See Benchmark.calls."""
         return num_samples if self.lmms.judged else 0
+
+    def _fetch(self) -> None:
+        """Have lmms-eval read the records as it does for the questions, which brings them here."""
+        for _ in converse(self._job("records", Path())):
+            pass
 
     @property
     def _instructed(self) -> bool:

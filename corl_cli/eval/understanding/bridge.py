@@ -12,6 +12,7 @@ from contextlib import suppress
 from typing import Any
 
 from corl_cli.core.errors import CorlError
+from corl_cli.eval.understanding import data
 
 MODULE = "corl_cli.eval.understanding.child"
 
@@ -63,9 +64,8 @@ def converse(job: Mapping[str, Any]) -> Iterator[dict[str, Any]]:
 
 def _environment() -> dict[str, str]:
     kept = {name: value for name, value in os.environ.items() if name not in _LAUNCH and "ACCELERATE" not in name}
-    return (
-        kept | _OURS | {"PYTHONPATH": os.pathsep.join(map(os.path.abspath, sys.path))}
-    )  # the child finds what this process finds
+    path = os.pathsep.join(map(os.path.abspath, sys.path))  # the child finds what this process finds
+    return kept | _OURS | {"PYTHONPATH": path, data.CACHE: str(data.cache())}
 
 
 def _last(log: int) -> str:

@@ -64,6 +64,8 @@ class Session:
 
     def task(self) -> Any:
         """The task with its data; CorlError when these cannot be had or do not fit it."""
+        from datasets.exceptions import DatasetNotFoundError
+        from huggingface_hub.errors import LocalTokenNotFoundError
         from lmms_eval.api.task import ConfigurableTask
 
         # Without lmms-eval's five attempts with pauses: what cannot be read now cannot be read in ten seconds.
@@ -74,6 +76,11 @@ class Session:
             task = self.manager.load_config({"task": self.lmms.task, **changes})[self.lmms.task]
         except CorlError:
             raise
+        except (ConnectionError, DatasetNotFoundError, LocalTokenNotFoundError) as error:
+            raise CorlError(
+                f"{self.title}: {self.lmms.dataset} could not be fetched: {str(error).splitlines()[0]}",
+                "Fetch it where there is a network; a set that wants a token wants hf auth login.",
+            ) from error
         except Exception as error:
             raise CorlError(
                 f"{self.title}: {local or self.lmms.dataset} is not what {self.lmms.task} reads: {said(error)}.",
@@ -111,6 +118,10 @@ class Session:
             "max_new_tokens": None if instructions else settings.get("max_new_tokens"),
             "data": {"doc": number, "record": digest(task, doc), "answer": str(task.doc_to_target(doc))},
         }
+
+    def records(self) -> Iterator[Record]:
+        """Read the records, which fetches them; tells how many there are."""
+        yield {"records": len(self.task().eval_docs_no_media)}
 
     def images(self) -> Iterator[Record]:
         """Write the wanted files, each of the images of one record; tells each that it wrote."""
@@ -294,6 +305,7 @@ def main(parent: int) -> None:
         mends.mend()
         session = Session(job)
         work = {
+            "records": session.records,
             "requests": session.requests,
             "images": session.images,
             "score": session.score,

@@ -3,16 +3,21 @@
 from __future__ import annotations
 
 import json
+import os
 import re
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 from corl_cli.core.errors import CorlError
-from corl_cli.core.requirements import Requirement
+from corl_cli.core.prepared import prepared
+from corl_cli.core.requirements import Requirement, Wanted
 from corl_cli.eval.understanding.tasks import LmmsTask
 
 LAYOUT = "what datasets.save_to_disk wrote, or parquet files named after the split"
+
+CACHE = "LMMS_EVAL_DATASETS_CACHE"  # lmms-eval's own variable
 
 _NUMBERS = re.compile(r"(^|[/_-])\d+(-of-\d+)?(-[0-9a-f]+)?$")
 _SPLIT = re.compile(r"(^|[/_-])(train|dev|val|valid|validation|test|testmini|eval)([/_-]|$)")
@@ -67,8 +72,37 @@ def _other(folder: Path, found: Sequence[str], lmms: LmmsTask) -> CorlError:
     return CorlError(f"{folder} holds {told}, not the split {lmms.split}.", _fetch(lmms))
 
 
-def requirement(name: str, data: str | None, lmms: LmmsTask) -> Requirement:
-    """Whether the records can be read, as far as can be told without reading or fetching them."""
+def cache() -> Path:
+    """Where lmms-eval has `datasets` keep what it reads.
+
+    Left to itself it takes a node's own disk where the cache is on a shared one: other nodes would not find the data.
+    """
+    from datasets import config
+
+    return Path(os.environ.get(CACHE) or config.HF_DATASETS_CACHE).expanduser()
+
+
+def requirement(name: str, data: str | None, lmms: LmmsTask, get: Callable[[], object]) -> Requirement:
+    """Whether the records can be read, as far as can be told without reading or fetching them; `get` fetches them."""
+    found = _requirement(name, data, lmms)
+    if data is not None:
+        return found
+    from huggingface_hub import constants
+
+    def here() -> Path | None:
+        return prepared(lmms.dataset, lmms.split, cache())
+
+    def fetched() -> Path:
+        get()
+        if (folder := here()) is None:
+            raise CorlError(f"{lmms.dataset} was read, and is not in {cache()}.", _fetch(lmms))
+        return folder
+
+    wanted = Wanted("data set", lmms.dataset, constants.DEFAULT_REVISION, f"{name}'s records", here, fetched)
+    return replace(found, wanted=wanted)
+
+
+def _requirement(name: str, data: str | None, lmms: LmmsTask) -> Requirement:
     from huggingface_hub import constants
 
     what = f"{lmms.dataset} ({lmms.split})"
@@ -81,21 +115,12 @@ def requirement(name: str, data: str | None, lmms: LmmsTask) -> Requirement:
             found = error.message.rstrip(".") if folder.is_dir() else f"there is no folder {folder}"
             return Requirement(name=what, state="missing", detail=found, remedy=remedy)
         return Requirement(name=what, state="ok", detail=str(folder))
-    if _cached(lmms.dataset):
-        return Requirement(name=what, state="ok", detail="in the hub's cache")
+    if found := prepared(lmms.dataset, lmms.split, cache()):
+        return Requirement(name=what, state="ok", detail=str(found))
     if constants.HF_HUB_OFFLINE:
-        detail = "it is not in the hub's cache, and HF_HUB_OFFLINE is set"
+        detail = "it was never read here, and HF_HUB_OFFLINE is set"
         return Requirement(name=what, state="missing", detail=detail, remedy=remedy)
     return Requirement(name=what, state="download", detail="from the hub at first use")
-
-
-def _cached(dataset: str) -> bool:
-    from datasets import config, naming
-    from huggingface_hub import constants
-
-    owner, _, name = dataset.partition("/")
-    prepared = Path(config.HF_DATASETS_CACHE, f"{owner}___{naming.camelcase_to_snakecase(name)}")
-    return prepared.is_dir() or Path(constants.HF_HUB_CACHE, f"datasets--{owner}--{name}").is_dir()
 
 
 def _fetch(lmms: LmmsTask) -> str:
