@@ -19,10 +19,12 @@ from corl_cli.core.recipe import Lora, Part
 from corl_cli.core.types import Rollout, Sampling, Task, Triplet
 from corl_cli.models import images, loading, lora, parts
 from corl_cli.models.base import Count, Embedded, Scored, UnifiedPolicy
+from corl_cli.models.decoder import Decoder
 from corl_cli.models.logprobs import Head, mixed, token_logps
 from corl_cli.models.noise import row_keys
+from corl_cli.models.packing import Packing, install, lay_out, run
 from corl_cli.models.prompts import ChatPrompts
-from corl_cli.models.sampling import Decoder, draw, write
+from corl_cli.models.sampling import draw, write
 
 CACHE_BYTES = 8 << 30  # keys and values held at once while sampling
 
@@ -54,6 +56,7 @@ class JanusPolicy(UnifiedPolicy):
         self._train = () if lora.attached(model) else tuple(train)
         self._decoder: Decoder | None = None
         parts.prepare(model, self._train, self.dtype)
+        install(model.model.language_model)
 
     @classmethod
     def load(
@@ -190,8 +193,8 @@ class JanusPolicy(UnifiedPolicy):
             unconditional = decoder.embed(self.prompts.unconditional(ids)) if sampling.cfg_weight != 1 else None
             vocabulary = torch.arange(self.model.config.vq_config.num_embeddings, device=self.device)
             embeddings = self.model.prepare_embeddings_for_image_generation(vocabulary)
-            head, length = self.model.model.generation_head, self.num_drawing_tokens
-            tokens, logps = draw(decoder, prompts, mask, head, embeddings, sampling, keys, length, unconditional)
+            length = self.num_drawing_tokens
+            tokens, logps = draw(decoder, prompts, mask, embeddings, sampling, keys, length, unconditional)
             return tokens, torch.ones_like(tokens, dtype=torch.bool), logps
 
     def encode(
@@ -223,42 +226,41 @@ class JanusPolicy(UnifiedPolicy):
     def forward(self, rollout: Rollout) -> Scored:
         """See UnifiedPolicy.forward.
 
-        With a prompt of P tokens, hidden state P - 1 + k predicts completion token k: the rows fed are the prompt and
-        all completion tokens but the last, and the states kept are those from P - 1 on.
+        The state after a token predicts the next one, that of the prompt's last token the first: the rows fed are the
+        prompt, once for its group, and all completion tokens but the last.
         """
+        packing = lay_out(rollout.prompt_mask[:: rollout.sampling.group_size], rollout.completion_mask)
+        ids = rollout.prompt_ids[:: rollout.sampling.group_size]
         with self._autocast():
             if rollout.task == "t2i":
-                return self._score_drawings(rollout)
+                return self._score_drawings(rollout, packing, ids)
             assert rollout.pixel_values is not None
-            seen = self._see(rollout.pixel_values).repeat_interleave(rollout.sampling.group_size, 0)
-            prompts = self._place(self._embed(rollout.prompt_ids), rollout.prompt_ids, seen)
-            hidden = self._states(rollout, prompts, self._embed(rollout.completion_ids[:, :-1]))
-            return self._score(rollout, self.model.lm_head, hidden, self.model.config.text_config.vocab_size)
+            prompts = self._place(self._embed(ids), ids, self._see(rollout.pixel_values))
+            states = self._states(packing, prompts, self._embed(rollout.completion_ids[:, :-1]))
+            return self._score(rollout, packing, self.model.lm_head, states, self.model.config.text_config.vocab_size)
 
-    def _score_drawings(self, rollout: Rollout) -> Scored:
+    def _score_drawings(self, rollout: Rollout, packing: Packing, ids: Tensor) -> Scored:
         """With guidance in the scoring, states of both halves are side by side until the head mixes their logits."""
         sampling, head = rollout.sampling, self.model.model.generation_head
         vocab_size = self.model.config.vq_config.num_embeddings
         fed = self.model.prepare_embeddings_for_image_generation(rollout.completion_ids[:, :-1])
-        hidden = self._states(rollout, self._embed(rollout.prompt_ids), fed)
+        states = self._states(packing, self._embed(ids), fed)
         if sampling.cfg_weight == 1 or sampling.scoring == "conditional":
-            return self._score(rollout, head, hidden, vocab_size)
+            return self._score(rollout, packing, head, states, vocab_size)
         detached = sampling.scoring == "guided-detached"
         with torch.set_grad_enabled(torch.is_grad_enabled() and not detached):
-            empty = self._embed(self.prompts.unconditional(rollout.prompt_ids))
-            both = [hidden, self._states(rollout, empty, fed)]
+            both = [states, self._states(packing, self._embed(self.prompts.unconditional(ids)), fed)]
         head = mixed(head, sampling.cfg_weight, detached=detached)
-        return self._score(rollout, head, torch.cat(both, -1), 2 * vocab_size)
+        return self._score(rollout, packing, head, torch.cat(both, -1), 2 * vocab_size)
 
-    def _states(self, rollout: Rollout, prompts: Tensor, fed: Tensor) -> Tensor:
-        """The hidden states [N, L, D] that predict completions, of which all but the last token are fed."""
-        mask = torch.cat([rollout.prompt_mask, rollout.completion_mask[:, :-1].long()], 1)
-        hidden = self._hidden(torch.cat([prompts, fed.to(prompts.dtype)], 1), mask)
-        return hidden[:, rollout.prompt_ids.shape[1] - 1 :]
+    def _states(self, packing: Packing, prompts: Tensor, fed: Tensor) -> Tensor:
+        """The hidden states [R, D] that predict the written tokens."""
+        return packing.predicting(run(self.model.model.language_model, packing.pack(prompts, fed), packing))
 
-    def _score(self, rollout: Rollout, head: Head, hidden: Tensor, vocab_size: int) -> Scored:
+    def _score(self, rollout: Rollout, packing: Packing, head: Head, states: Tensor, vocab_size: int) -> Scored:
         temperature = rollout.sampling.temperature or 1.0
-        return token_logps(head, hidden, rollout.completion_ids, rollout.completion_mask, temperature, vocab_size)
+        found = token_logps(head, states, packing.chosen(rollout.completion_ids), temperature, vocab_size)
+        return Scored(*map(packing.spread, found))
 
     def embed(self, images: Sequence[Image.Image], prompts: Sequence[str]) -> Embedded:
         """See UnifiedPolicy.embed."""
@@ -304,8 +306,8 @@ class JanusPolicy(UnifiedPolicy):
         return self.processor.image_processor(rgb, return_tensors="pt").pixel_values.to(self.device, self.dtype)
 
     def _embed(self, ids: Tensor) -> Tensor:
-        """Text embeddings, in float32 even where they are frozen in less: the residual stream is."""
-        return self.model.get_input_embeddings()(ids).float()
+        """Text embeddings, in float32 as the residual stream is."""
+        return self.model.get_input_embeddings()(ids)
 
     def _see(self, pixels: Tensor) -> Tensor:
         """Features [B, K, D] of images [B, C, H, W] in the language model's space."""
@@ -335,8 +337,9 @@ class JanusPolicy(UnifiedPolicy):
         return {**super().__getstate__(), "_decoder": None}
 
     def _fresh_decoder(self) -> Decoder:
-        if self._decoder is None or self._decoder.words.device != self.device:
-            self._decoder = Decoder(self.model.model.language_model, self.model.lm_head, self.dtype)
+        if self._decoder is None or self._decoder.device != self.device:
+            heads: dict[Task, nn.Module] = {"t2i": self.model.model.generation_head, "mm2t": self.model.lm_head}
+            self._decoder = Decoder(self.model.model.language_model, heads, self.dtype)
         self._decoder.refresh()
         return self._decoder
 
@@ -346,10 +349,12 @@ class JanusPolicy(UnifiedPolicy):
     @contextmanager
     def _inference(self) -> Iterator[None]:
         """eval() without gradients: training mode with checkpointing silently corrupts generation."""
-        training = self.training
-        self.eval()
+        training = any(module.training for module in self.modules())  # switching costs as much as some tokens
+        if training:
+            self.eval()
         try:
             with torch.no_grad(), self._autocast():
                 yield
         finally:
-            self.train(training)
+            if training:
+                self.train()

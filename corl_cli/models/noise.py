@@ -16,6 +16,7 @@ _GOLDEN = 0x9E3779B97F4A7C15 - (1 << 64)
 _MIX1 = 0xBF58476D1CE4E5B9 - (1 << 64)
 _MIX2 = 0x94D049BB133111EB - (1 << 64)
 _UNIFORM_BITS = 23  # (k + 0.5) / 2^23 is exact in float32 and never 0 or 1
+_BLOCK = 1 << 20  # numbers made at once on a CPU: fewer, larger calls where the vocabulary is small
 
 
 def row_keys(labels: Iterable[str], device: torch.device) -> Tensor:
@@ -26,12 +27,37 @@ def row_keys(labels: Iterable[str], device: torch.device) -> Tensor:
     return torch.tensor(digests, dtype=torch.int64, device=device)
 
 
-def gumbel(keys: Tensor, positions: range, width: int) -> Tensor:
-    """Standard Gumbel noise [positions, R, width] in float32 for consecutive positions of each row."""
-    counter = torch.arange(positions.start * width, positions.stop * width, device=keys.device)
-    bits = _mix(keys[:, None] + counter.view(len(positions), 1, width) * _GOLDEN)
+def gumbel(keys: Tensor, positions: Tensor, width: int) -> Tensor:
+    """Standard Gumbel noise [positions, R, width] in float32 for some positions [P] of each row."""
+    counter = positions[:, None] * width + torch.arange(width, device=keys.device)
+    bits = _mix(keys[:, None] + counter[:, None] * _GOLDEN)
     uniform = (_shift(bits, 64 - _UNIFORM_BITS).float() + 0.5) / (1 << _UNIFORM_BITS)
     return -torch.log(-torch.log(uniform))
+
+
+class Noise:
+    """Gumbel noise [R, width] for one position after the other, up to `limit` of them."""
+
+    def __init__(self, keys: Tensor, width: int, limit: int) -> None:
+        self.keys, self.width, self.limit = keys, width, limit
+        # a recorded step reads its position on the GPU, so it makes its own noise
+        self._ahead = 1 if keys.is_cuda else max(1, _BLOCK // (len(keys) * width))
+        self._made = gumbel(keys, torch.arange(0, device=keys.device), width)
+        self._start = 0
+
+    def at(self, place: int, position: Tensor) -> Tensor:
+        """The noise of a position, which is told twice: to this process and [1] on the device."""
+        if self._ahead == 1:
+            return gumbel(self.keys, position, self.width)[0]
+        if not self._start <= place < self._start + len(self._made):
+            self._start = place
+            ahead = torch.arange(place, min(place + self._ahead, self.limit))
+            self._made = gumbel(self.keys, ahead, self.width)
+        return self._made[place - self._start]
+
+    def take(self, rows: Tensor) -> "Noise":
+        """The noise of some rows."""
+        return Noise(self.keys[rows], self.width, self.limit)
 
 
 def _mix(z: Tensor) -> Tensor:
