@@ -1,4 +1,5 @@
-"""Weights on disk, tensor by tensor: read by rows from safetensors or from adapters, and written as they come."""
+"""Weights on disk, tensor by tensor: read by rows from safetensors, torch's own files or adapters, written as they come.
+"""
 
 from __future__ import annotations
 
@@ -19,6 +20,7 @@ from corl_cli.models import lora
 
 WEIGHTS = "model.safetensors"
 INDEX = f"{WEIGHTS}.index.json"
+PICKLED = "pytorch_model.bin"  # the name of older checkpoints
 ADAPTERS = "adapter_config.json"  # marks a folder of adapters
 SHARD_BYTES = 2_000_000_000
 PIECE = 1 << 17  # entries read at once: few enough to stay in the processor's cache
@@ -66,21 +68,18 @@ class Weights(Protocol):
 
 
 class Saved:
-    """The weights in a folder of transformers' format, one file or several with an index.
+    """The weights in a folder, one file or several with an index: safetensors, or else pytorch_model.bin.
 
-    UsageError when the folder has none, lacks a shard, or holds a file that is damaged or no safetensors.
+    UsageError when the folder has none, lacks a shard, or holds a file that is damaged or of another kind.
     """
 
     def __init__(self, folder: Path) -> None:
         self._places: dict[str, tuple[Path, int]] = {}  # the file of each tensor, and where in it its bytes begin
         self.specs: dict[str, Spec] = {}
         for file in _files(folder):
-            length, header = _header(file)
-            for name, entry in header.items():
-                if entry["dtype"] not in DTYPES:
-                    raise UsageError(f"{file}: {name} is {entry['dtype']}, a type that corl does not read.")
-                self.specs[name] = Spec(tuple(entry["shape"]), DTYPES[entry["dtype"]])
-                self._places[name] = file, length + entry["data_offsets"][0]
+            for name, spec, begin in _header(file) if file.suffix == ".safetensors" else _pickled(file):
+                self.specs[name] = spec
+                self._places[name] = file, begin
 
     def rows(self, name: str, rows: slice) -> Tensor:
         """See Weights.rows."""
@@ -190,26 +189,20 @@ def raw(tensor: Tensor) -> bytes:
 
 
 def _files(folder: Path) -> list[Path]:
-    if (folder / WEIGHTS).is_file():
-        return [folder / WEIGHTS]
-    if (folder / INDEX).is_file():
-        files = sorted({folder / shard for shard in _json(folder / INDEX).get("weight_map", {}).values()})
-        lost = [file.name for file in files if not file.is_file()]
-        if files and not lost:
-            return files
-        raise UsageError(f"{folder} lacks {', '.join(lost) or 'its shards'}.", "Copy or fetch it again.")
-    if any(folder.glob("pytorch_model*.bin*")):
-        raise UsageError(
-            f"{folder} holds pytorch_model.bin, which cannot be read piece by piece.",
-            "Convert it to safetensors: load it with transformers' from_pretrained, then save_pretrained.",
-        )
-    raise UsageError(
-        f"{folder} holds no weights ({WEIGHTS}).", "Give a corl run, or a checkpoint in transformers' format."
-    )
+    for name in (WEIGHTS, PICKLED):
+        if (folder / name).is_file():
+            return [folder / name]
+        if (index := folder / f"{name}.index.json").is_file():
+            files = sorted({folder / shard for shard in _json(index).get("weight_map", {}).values()})
+            lost = [file.name for file in files if not file.is_file()]
+            if files and not lost:
+                return files
+            raise UsageError(f"{folder} lacks {', '.join(lost) or 'its shards'}.", "Copy or fetch it again.")
+    raise UsageError(f"{folder} holds no weights ({WEIGHTS}).", "Give a corl run, or the folder of a checkpoint.")
 
 
-def _header(file: Path) -> tuple[int, dict[str, Any]]:
-    """Where the tensors' bytes begin in a file, and what it says of each; safetensors itself checks that it is whole.
+def _header(file: Path) -> Iterator[tuple[str, Spec, int]]:
+    """The tensors in a file, and where the bytes of each begin; safetensors itself checks that the file is whole.
 
     Its own reader maps the whole file into memory, and keeps what it has read.
     """
@@ -217,7 +210,37 @@ def _header(file: Path) -> tuple[int, dict[str, Any]]:
     with file.open("rb") as opened:
         length = int.from_bytes(opened.read(8), "little")
         header: dict[str, Any] = json.loads(opened.read(length))
-    return 8 + length, {name: entry for name, entry in header.items() if name != "__metadata__"}
+    for name, entry in header.items():
+        if name == "__metadata__":
+            continue
+        if entry["dtype"] not in DTYPES:
+            raise UsageError(f"{file}: {name} is {entry['dtype']}, a type that corl does not read.")
+        spec = Spec(tuple(entry["shape"]), DTYPES[entry["dtype"]])
+        yield name, spec, 8 + length + entry["data_offsets"][0]
+
+
+def _pickled(file: Path) -> Iterator[tuple[str, Spec, int]]:
+    """The same of a file of torch.save, a zip that compresses nothing; no code in it is run.
+
+    Under fake tensors torch reads the names and notes where the bytes are; mapped ones would stay in memory once read.
+    """
+    from torch._subclasses.fake_tensor import FakeTensorMode
+
+    try:
+        with FakeTensorMode():
+            found = torch.load(file, weights_only=True)
+    except Exception as error:  # pickle, zipfile and torch have errors of their own
+        reason = (str(error).strip() or type(error).__name__).splitlines()[0]
+        raise UsageError(f"{file} cannot be read: {reason}", "Copy or fetch it again.") from error
+    for name, tensor in found.items() if isinstance(found, dict) else [("it", found)]:
+        begin = getattr(tensor.untyped_storage(), "_checkpoint_offset", None) if isinstance(tensor, Tensor) else None
+        if begin is None or not tensor.is_contiguous() or tensor.dtype not in CODES:
+            raise UsageError(
+                f"{file}: {name} is no plain tensor that can be read piece by piece.",
+                "Load the file with torch.load, and save its tensors with safetensors' save_file.",
+            )
+        spec = Spec(tuple(tensor.shape), tensor.dtype)
+        yield name, spec, begin + tensor.storage_offset() * spec.dtype.itemsize
 
 
 def _open(file: Path) -> Any:

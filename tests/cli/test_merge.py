@@ -220,13 +220,13 @@ def test_one_model_without_adapters_has_nothing_to_fold(tmp_path):
     assert "without LoRA adapters there is nothing to fold" in result.stderr
 
 
-def test_pickles_and_empty_folders_are_refused(two, tmp_path):
+def test_damaged_pickles_and_empty_folders_are_refused(two, tmp_path):
     (two[0] / "model.safetensors").unlink()
     (two[0] / "pytorch_model.bin").write_bytes(b"")
     (two[1] / "model.safetensors").unlink()
     result = run(*two, "--base", "world", "--out", tmp_path / "out")
     assert result.exit_code == 2
-    assert f"{two[0]} holds pytorch_model.bin" in result.stderr
+    assert f"{two[0]}/pytorch_model.bin cannot be read" in result.stderr
     assert f"{two[1]} holds no weights" in result.stderr
 
 
