@@ -6,7 +6,8 @@ import time
 import traceback
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
+from functools import partial
 from pathlib import Path
 from typing import ClassVar
 
@@ -19,6 +20,7 @@ from corl_cli.core.pictures import Tile
 from corl_cli.core.requirements import Requirement
 from corl_cli.core.types import RewardResult, Samples, Task
 from corl_cli.models.base import UnifiedPolicy
+from corl_cli.rewards.pending import Pending
 from corl_cli.scoring.groups import standardise
 
 RETURN = "Return Scores(values=torch.tensor([...])) with one value per sample, and as many of each part and note."
@@ -60,6 +62,11 @@ class Reward(ABC):
     """Scores the outputs of one task. A failed or missing score is NaN, never 0.
 
     The docstring of a reward states its formula and its source; `corl reward show` prints it.
+
+    `needs_policy = False` is a promise, unless the reference is needed: `score` may run in another thread than `load`
+    did, while the policy goes on sampling. It may be given None for the policy; it leaves alone what others see (the
+    samples, torch's random state, defaults and backends), and of a GPU waits for the current stream only. No two calls
+    of one reward are made at once.
     """
 
     task: ClassVar[Task]
@@ -75,6 +82,11 @@ class Reward(ABC):
     def needs_reference(self) -> bool:
         """Whether `load` must be given the frozen start of the policy."""
         return False
+
+    @property
+    def stands_alone(self) -> bool:
+        """Whether `score` asks neither the policy nor its start."""
+        return not (self.needs_policy or self.needs_reference)
 
     def requirements(self) -> list[Requirement]:
         """What these options need from the machine, found out without loading anything large."""
@@ -110,6 +122,17 @@ class Criterion:
     normalise: bool = False
 
 
+@dataclass(frozen=True, kw_only=True)
+class Outcome:
+    """What became of one criterion, after so many seconds: its scores, on the CPU, or what it raised."""
+
+    scores: Scores | Exception
+    seconds: float
+
+
+Outcomes = dict[str, Outcome]
+
+
 class Rubric:
     """The weighted rewards of one task."""
 
@@ -117,25 +140,34 @@ class Rubric:
         self.task = task
         self.criteria = list(criteria)
 
-    @torch.no_grad()
     def __call__(self, samples: Samples, policy: UnifiedPolicy | None) -> RewardResult:
         """Score every row; CorlError when a score fails and its criterion says stop, or not one per row."""
+        return self._result(samples, _outcomes(samples, self.criteria, policy))
+
+    def begin(self, samples: Samples) -> Pending[Samples, Outcomes]:
+        """Start, in a thread, the rewards that stand alone, one after another; `finish` has the rest done."""
+        alone = [criterion for criterion in self.criteria if criterion.reward.stands_alone]
+        return Pending(partial(_outcomes, criteria=alone, policy=None), samples)
+
+    def finish(self, pending: Pending[Samples, Outcomes], policy: UnifiedPolicy | None) -> RewardResult:
+        """What calling the rubric gives or raises, of the samples that `pending` was begun with."""
+        rest = [criterion for criterion in self.criteria if not criterion.reward.stands_alone]
+        outcomes = _outcomes(pending.given, rest, policy)
+        return self._result(pending.given, pending.result() | outcomes)
+
+    def _result(self, samples: Samples, outcomes: Outcomes) -> RewardResult:
+        """The scores together; raises the first failure in the order of the criteria, whichever came first in time."""
         valid = torch.ones(len(samples), dtype=torch.bool)
         parts: dict[str, Tensor] = {}
         notes: dict[str, list[str]] = {}
         texts: dict[str, list[str]] = {}
-        seconds: dict[str, float] = {}
         for criterion in self.criteria:
-            begun = time.perf_counter()
-            scores = _score(criterion, samples, policy)
-            seconds[criterion.name] = time.perf_counter() - begun
-            values = scores.values.float().cpu()
-            finite = torch.isfinite(values)
-            if criterion.on_error == "stop" and not finite.all():
-                raise _failed(criterion.name, samples, scores, finite)
-            valid &= finite
-            parts[criterion.name] = values
-            parts |= {f"{criterion.name}.{part}": score.float().cpu() for part, score in scores.parts.items()}
+            scores = outcomes[criterion.name].scores
+            if isinstance(scores, Exception):
+                raise scores
+            valid &= torch.isfinite(scores.values)
+            parts[criterion.name] = scores.values
+            parts |= {f"{criterion.name}.{part}": values for part, values in scores.parts.items()}
             if scores.notes:
                 notes[criterion.name] = list(scores.notes)
             texts |= {f"{criterion.name}.{text}": list(lines) for text, lines in scores.texts.items()}
@@ -149,8 +181,35 @@ class Rubric:
             terms=terms,
             notes=notes,
             texts=texts,
-            seconds=seconds,
+            seconds={criterion.name: outcomes[criterion.name].seconds for criterion in self.criteria},
         )
+
+
+@torch.no_grad()
+def _outcomes(samples: Samples, criteria: Sequence[Criterion], policy: UnifiedPolicy | None) -> Outcomes:
+    """Of criteria in their order, up to the first that fails."""
+    found: Outcomes = {}
+    for criterion in criteria:
+        begun = time.perf_counter()
+        scores: Scores | Exception
+        try:
+            scores = _counted(criterion, samples, policy)
+        except Exception as error:  # raised when its turn comes
+            scores = error
+        found[criterion.name] = Outcome(scores=scores, seconds=time.perf_counter() - begun)
+        if isinstance(scores, Exception):
+            break
+    return found
+
+
+def _counted(criterion: Criterion, samples: Samples, policy: UnifiedPolicy | None) -> Scores:
+    """The scores on the CPU; CorlError when one is missing and the criterion says stop."""
+    scores = _score(criterion, samples, policy)
+    values = scores.values.float().cpu()
+    finite = torch.isfinite(values)
+    if criterion.on_error == "stop" and not finite.all():
+        raise _failed(criterion.name, samples, scores, finite)
+    return replace(scores, values=values, parts={name: part.float().cpu() for name, part in scores.parts.items()})
 
 
 def _term(criterion: Criterion, parts: dict[str, Tensor], valid: Tensor, samples: Samples) -> Tensor:

@@ -8,8 +8,9 @@ from __future__ import annotations
 
 import time
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
+from functools import partial
 
 import torch
 from accelerate import Accelerator
@@ -19,14 +20,14 @@ from torch.optim import Optimizer
 
 from corl_cli.core.errors import CorlError
 from corl_cli.core.recipe import Recipe
-from corl_cli.core.types import Experience, RewardResult, Rollout, Task, Triplet
+from corl_cli.core.types import TASKS, Experience, RewardResult, Rollout, Sampling, Task, Triplet
 from corl_cli.models.base import UnifiedPolicy
 from corl_cli.trainer import metrics as measured
 from corl_cli.trainer.credit import credit, leave_out
 from corl_cli.trainer.distributed import Strategy
 from corl_cli.trainer.journal import Journal
 from corl_cli.trainer.preflight import check_identity
-from corl_cli.trainer.resampling import resample
+from corl_cli.trainer.resampling import Rolled, resample
 from corl_cli.trainer.rollout import generate, targets
 from corl_cli.trainer.schedule import turn
 from corl_cli.trainer.types import Batches, Rubric
@@ -81,15 +82,8 @@ class Trainer:
     def reinforce(self, step: int, tasks: Sequence[Task], *, since: int) -> tuple[dict[Task, Experience], Metrics]:
         """What the policy did for the triplets of a step, and what it was worth."""
         samplings = {task: self.recipe.sampling.of(task) for task in tasks}
-        key = f"train|{self.recipe.seed}|{step}"
+        roll = partial(self.roll, samplings=samplings, key=f"train|{self.recipe.seed}|{step}")
         self.seconds = {}
-
-        def roll(triplets: Sequence[Triplet]) -> tuple[dict[Task, Rollout], dict[Task, RewardResult]]:
-            with self.timed("rollout"):
-                rollouts = generate(self.strategy.actor, triplets, samplings, key=key)
-            with self.timed("reward"):
-                return rollouts, {task: self.rubrics[task](own, self.strategy.actor) for task, own in rollouts.items()}
-
         rollouts, rewards = roll(self.batches[step])
         if since <= 1:  # once more after an update: a sampler with stale weights shows only then
             for rollout in rollouts.values():
@@ -103,6 +97,20 @@ class Trainer:
         return batch, {
             "replaced": self.updater.total([float(replaced)])[0]
         } if self.recipe.algo.dynamic_sampling else {}
+
+    def roll(self, triplets: Sequence[Triplet], *, samplings: Mapping[Task, Sampling], key: str) -> Rolled:
+        """Completions and their rewards; drawings come first, so that some are scored while answers are written."""
+        actor = self.strategy.actor
+        rollouts: dict[Task, Rollout] = {}
+        pending = {}
+        with ExitStack() as begun:
+            for task in sorted(samplings, key=TASKS.index):
+                with self.timed("rollout"):
+                    rollouts |= generate(actor, triplets, {task: samplings[task]}, key=key)
+                pending[task] = begun.enter_context(self.rubrics[task].begin(rollouts[task]))
+            with self.timed("reward"):
+                rewards = {task: self.rubrics[task].finish(pending[task], actor) for task in samplings}
+        return {task: rollouts[task] for task in samplings}, rewards
 
     def experience(
         self, rollouts: Mapping[Task, Rollout], rewards: Mapping[Task, RewardResult]
@@ -155,7 +163,7 @@ class Trainer:
         begun = time.perf_counter()
         yield
         if torch.cuda.is_available():
-            torch.cuda.synchronize()
+            torch.cuda.current_stream().synchronize()  # not for rewards that go on meanwhile
         self.seconds[phase] = self.seconds.get(phase, 0.0) + time.perf_counter() - begun
 
     def _deviation(self, rewards: Tensor) -> float:

@@ -1,11 +1,15 @@
 import math
+import subprocess
+import sys
+import threading
+import traceback
 from dataclasses import replace
 
 import pytest
 import torch
 
 from corl_cli.core.errors import CorlError
-from corl_cli.core.types import Samples, Sampling
+from corl_cli.core.types import RewardResult, Samples, Sampling
 from corl_cli.rewards.base import Criterion, Options, Reward, Rubric, Scores
 
 
@@ -123,7 +127,7 @@ def test_a_reward_that_raises_masks_its_own_group_only(samples, policy):
     assert result.total[0] == 1
     assert result.parts["x.half"][0] == 0.5
     assert result.parts["x.half"][1].isnan()
-    assert result.notes["x"] == ["fine", "ValueError: no b, please (test_rubric.py:42 in score)"]
+    assert result.notes["x"] == ["fine", "ValueError: no b, please (test_rubric.py:46 in score)"]
 
 
 @pytest.mark.parametrize(
@@ -142,3 +146,150 @@ def test_a_reward_that_gives_something_else_stops_whatever_is_masked(samples, po
     with pytest.raises(CorlError, match=words) as caught:
         Rubric("mm2t", [wrong])(samples, policy)
     assert "Return Scores(values=torch.tensor" in caught.value.hint
+
+
+class Alone(Given):
+    """The same without the policy, with a word on where it ran."""
+
+    needs_policy = False
+
+    def score(self, rollout, policy):
+        self.ran = (threading.current_thread() is threading.main_thread(), torch.is_grad_enabled(), policy)
+        return self.scores
+
+
+def alone(name: str, values: list[float], on_error: str = "stop", **scores) -> Criterion:
+    reward = Alone(Scores(values=torch.tensor(values), **scores))
+    return Criterion(name=name, weight=1.0, on_error=on_error, reward=reward)
+
+
+def numbers(result: RewardResult) -> dict[str, object]:
+    """All of a result but its seconds, in order, NaN as a word."""
+    columns = {"total": result.total, **result.parts, **{f"term {name}": term for name, term in result.terms.items()}}
+    shown = {name: str(values.tolist()) for name, values in columns.items()}
+    return shown | {"valid": result.valid.tolist(), "notes": list(result.notes.items()), "texts": result.texts}
+
+
+def test_begun_and_finished_is_what_a_call_gives(samples, policy):
+    rubric = Rubric(
+        "mm2t",
+        [
+            criterion("x", 2.0, [1.0, 2.0], parts={"half": torch.tensor([5.0, 6.0])}),
+            replace(alone("y", [3.0, math.nan], "mask", notes=["n", "m"], texts={"t": ["u", "v"]}), normalise=True),
+            criterion("z", 1.0, [0.5, 0.5], notes=["o", "p"]),
+            Criterion(name="w", weight=1.0, on_error="mask", reward=Fails(Options())),
+        ],
+    )
+    with rubric.begin(samples) as pending:
+        found = rubric.finish(pending, policy)
+    expected = rubric(samples, policy)
+    assert numbers(found) == numbers(expected)
+    assert list(found.parts) == list(expected.parts) == ["x", "x.half", "y", "z", "w", "w.half"]
+    assert list(found.seconds) == ["x", "y", "z", "w"]
+
+
+def test_what_needs_no_policy_runs_beside_it_and_the_rest_does_not(samples, policy):
+    reward = alone("y", [1.0, 1.0])
+    rubric = Rubric("mm2t", [reward])
+    rubric(samples, policy)
+    assert reward.reward.ran == (True, False, policy), "a call has no thread"
+    with rubric.begin(samples) as pending:
+        rubric.finish(pending, policy)
+    assert reward.reward.ran == (False, False, None)
+
+    class Reads(Alone):
+        needs_reference = True
+
+    assert not Reads(Scores(values=torch.ones(2))).stands_alone, "the reference samples too"
+    other = Given(Scores(values=torch.ones(2)))
+    assert not other.stands_alone, "what says nothing stays where it was"
+
+
+def test_a_thread_works_while_this_one_does(samples, policy):
+    begun, go = threading.Event(), threading.Event()
+
+    class Waits(Alone):
+        def score(self, rollout, policy):
+            begun.set()
+            assert go.wait(60)
+            return self.scores
+
+    reward = Waits(Scores(values=torch.ones(2)))
+    rubric = Rubric("mm2t", [Criterion(name="x", weight=1.0, on_error="stop", reward=reward)])
+    with rubric.begin(samples) as pending:
+        assert begun.wait(60)
+        go.set()
+        assert rubric.finish(pending, policy).total.tolist() == [1, 1]
+
+
+@pytest.mark.parametrize(
+    ("order", "named"), [("ab", "a"), ("ba", "b"), ("oab", "a"), ("oba", "b"), ("abo", "a")], ids=lambda each: each
+)
+def test_the_first_failure_in_the_recipes_order_is_raised(samples, policy, order, named):
+    """Wherever each of them ran: `a` in the thread, `b` beside the policy, `o` is well."""
+    known = {
+        "a": alone("a", [math.nan, 1.0]),
+        "b": criterion("b", 1.0, [1.0, math.nan]),
+        "o": alone("o", [1.0, 1.0]),
+    }
+    rubric = Rubric("mm2t", [known[name] for name in order])
+    raised = []
+    for score in (lambda: rubric(samples, policy), lambda: rubric.finish(rubric.begin(samples), policy)):
+        with pytest.raises(CorlError, match=f"'{named}' gave nan") as caught:
+            score()
+        raised.append((caught.value.message, caught.value.hint))
+    assert raised[0] == raised[1]
+
+
+@pytest.mark.parametrize(
+    ("error", "seen"), [(ValueError("no"), CorlError), (torch.OutOfMemoryError("full"), torch.OutOfMemoryError)]
+)
+def test_what_a_thread_raises_is_raised_where_it_is_finished(samples, policy, error, seen):
+    class Raises(Alone):
+        def score(self, rollout, policy):
+            raise error
+
+    failing = Criterion(name="x", weight=1.0, on_error="stop", reward=Raises(Scores(values=torch.ones(2))))
+    rubric = Rubric("mm2t", [failing])
+    with rubric.begin(samples) as pending, pytest.raises(seen) as caught:
+        rubric.finish(pending, policy)
+    first = caught.value.__cause__ or caught.value
+    assert first is error
+    assert "in score" in "".join(traceback.format_tb(first.__traceback__)), "with the place it was raised at"
+
+
+def test_leaving_early_ends_the_thread(samples):
+    begun = threading.Event()
+
+    class Endless(Alone):
+        def score(self, rollout, policy):
+            begun.set()
+            while True:
+                torch.ones(100, 100) @ torch.ones(100, 100)
+
+    reward = Endless(Scores(values=torch.ones(2)))
+    rubric = Rubric("mm2t", [Criterion(name="x", weight=1.0, on_error="stop", reward=reward)])
+    with rubric.begin(samples):
+        assert begun.wait(60)
+    assert "pending" not in [thread.name for thread in threading.enumerate()]
+
+
+ABANDONED = """
+import sys, threading, torch
+from corl_cli.rewards.pending import Pending
+begun = threading.Event()
+
+def work(size):
+    begun.set()
+    while True:
+        torch.tanh(torch.ones(size, size) @ torch.ones(size, size))
+
+with Pending(work, 300):
+    begun.wait(60)
+    sys.exit(7)
+"""
+
+
+def test_an_exit_meanwhile_keeps_its_code():
+    done = subprocess.run([sys.executable, "-c", ABANDONED], capture_output=True, text=True, timeout=120)
+    assert (done.returncode, done.stderr) == (7, "")

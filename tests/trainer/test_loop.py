@@ -5,6 +5,8 @@ from __future__ import annotations
 import copy
 import json
 import math
+import re
+import threading
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -75,7 +77,7 @@ def make_recipe(**sections: dict[str, object]) -> Recipe:
 
 
 def make_trainer(
-    policy: JanusPolicy, tmp_path: Path, recipe: Recipe, reward: type[Low] = Low, on_error: str = "stop"
+    policy: JanusPolicy, tmp_path: Path, recipe: Recipe, reward: type[Low] | type[Looks] = Low, on_error: str = "stop"
 ) -> Trainer:
     policy = copy.deepcopy(policy)
     accelerator = Accelerator(cpu=True)
@@ -477,3 +479,81 @@ def test_iterations_that_are_skipped_are_counted_and_a_batch_of_them_is_one_in_a
     assert trainer.updater.skipped == 1
     with pytest.raises(CorlError, match=r"step 2 has norm .*, and the 1 steps before it"):
         trainer.updater.update(batch, 1)
+
+
+class Looks(Reward):
+    """Pays for what a convolution sees in drawings, for the vowels of answers; long work for torch and for Python."""
+
+    beside = False
+
+    def __init__(self, task: Task) -> None:
+        super().__init__(Options())
+        self.task = task  # type: ignore[misc]
+        self.needs_policy = not self.beside
+
+    def score(self, rollout: Rollout, policy: UnifiedPolicy | None) -> Scores:
+        if self.task == "mm2t":
+            return Scores(values=torch.tensor([float(sum(map(str(o).count, "aeiou"))) for o in rollout.outputs]))
+        pixels = torch.stack([torch.tensor(list(o.tobytes())).float() for o in rollout.outputs])  # type: ignore[union-attr]
+        kernels = torch.sin(torch.arange(64 * 27.0)).view(64, 3, 3, 3)
+        seen = torch.conv2d(pixels.view(len(rollout), 32, 32, 3).permute(0, 3, 1, 2) / 255, kernels)
+        return Scores(values=seen.relu().mean((1, 2, 3)), texts={"seen": [f"{v:.9f}" for v in seen.std((1, 2, 3))]})
+
+
+class LooksBeside(Looks):
+    beside = True
+
+
+def test_rewards_beside_the_sampler_change_no_bit(policy: JanusPolicy, tmp_path: Path) -> None:
+    recipe = make_recipe(algo={"credit": "per_task", "dynamic_sampling": 1}, train={"max_steps": 3})
+    found = []
+    for reward in (Looks, LooksBeside):
+        (folder := tmp_path / reward.__name__).mkdir()
+        trainer = make_trainer(policy, folder, recipe, reward)
+        trainer.fit()
+        lines = [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
+        kept = [
+            {key: value for key, value in line.items() if not re.match("time/|memory/|seconds|tokens_per_second", key)}
+            for line in lines
+        ]
+        rows = (folder / "rollouts" / "step-000003" / "rows.jsonl").read_text()
+        found.append((kept, rows, trainer.strategy.actor.trainable()))
+    (metrics, rows, weights), (metrics_beside, rows_beside, weights_beside) = found
+    assert metrics == metrics_beside
+    assert rows == rows_beside
+    assert all(torch.equal(one, other) for one, other in zip(weights, weights_beside, strict=True))
+
+
+class Meets(Low):
+    """That of drawings is not done before that of answers has begun: each waits for the other."""
+
+    barrier = threading.Barrier(2)
+    needs_policy = False
+
+    def score(self, rollout: Rollout, policy: UnifiedPolicy) -> Scores:
+        self.barrier.wait(60)
+        return super().score(rollout, policy)
+
+
+@pytest.mark.parametrize("tasks", [["t2i", "mm2t"], ["mm2t", "t2i"]])
+def test_drawings_are_scored_while_answers_are_written(policy: JanusPolicy, tmp_path: Path, tasks: list[Task]) -> None:
+    recipe = make_recipe(algo={"credit": "per_task"}, train={"tasks": tasks})
+    trainer = make_trainer(policy, tmp_path, recipe, Meets)
+    batch, _ = trainer.reinforce(0, tasks, since=2)
+    assert list(batch) == tasks, "in the recipe's order"
+    assert trainer.seconds["reward"] > 0
+
+
+def test_a_failure_of_the_sampler_leaves_no_thread_behind(policy: JanusPolicy, tmp_path: Path) -> None:
+    class Endless(Low):
+        needs_policy = False
+
+        def score(self, rollout: Rollout, policy: UnifiedPolicy) -> Scores:
+            while True:
+                super().score(rollout, policy)
+
+    recipe = make_recipe(sampling={"mm2t": {"max_new_tokens": 100_000}})  # more than the model's context has room for
+    trainer = make_trainer(policy, tmp_path, recipe, Endless)
+    with pytest.raises(CorlError, match="exceed the model's context"):
+        trainer.reinforce(0, ["t2i", "mm2t"], since=2)
+    assert "pending" not in [thread.name for thread in threading.enumerate()]
