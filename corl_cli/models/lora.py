@@ -6,10 +6,11 @@ configuration names, or weights in the folder itself where the adapters began on
 
 from __future__ import annotations
 
+import copy
 import json
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 from torch import Tensor, nn
@@ -17,6 +18,8 @@ from transformers.utils import find_adapter_config_file
 
 from corl_cli.core.errors import CorlError, UsageError
 from corl_cli.core.recipe import Lora
+
+Policy = TypeVar("Policy", bound=nn.Module)
 
 TARGETS = ("q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj")  # of a Llama layer
 NAME = "default"  # transformers' name of the one set of adapters
@@ -109,12 +112,35 @@ def weight(layer: Any) -> Tensor:
 
 def fold(model: Any) -> None:
     """Put the adapters into the weights and take them off."""
-    for name, layer in list(model.named_modules()):
-        if hasattr(layer, "lora_A"):
-            plain: nn.Linear = layer.base_layer
-            plain.weight.data = weight(layer).to(plain.weight.dtype)
-            parent, _, own = name.rpartition(".")
-            setattr(model.get_submodule(parent), own, plain)
+    for layer in _adapted(model).values():
+        plain: nn.Linear = layer.base_layer
+        plain.weight.data = weight(layer).to(plain.weight.dtype)
+    _take_off(model)
+
+
+def bare(policy: Policy) -> Policy:
+    """The policy without its adapters, frozen: modules of its own on the very weights under the adapters.
+
+    The adapters' updates never reach it, and it holds no parameter a second time.
+    """
+    shared = [*policy.parameters(), *policy.buffers()]
+    copied = copy.deepcopy(policy, {id(tensor): tensor for tensor in shared})
+    for model in [module for module in copied.modules() if getattr(module, "_hf_peft_config_loaded", False)]:
+        _take_off(model)
+    assert not any(parameter.requires_grad for parameter in copied.parameters()), "only adapters may learn"
+    return copied.eval()
+
+
+def _adapted(model: nn.Module) -> dict[str, Any]:
+    """The layers with adapters, by name."""
+    return {name: layer for name, layer in model.named_modules() if hasattr(layer, "lora_A")}
+
+
+def _take_off(model: Any) -> None:
+    """Leave the layers under the adapters in their places."""
+    for name, layer in _adapted(model).items():
+        parent, _, own = name.rpartition(".")
+        setattr(model.get_submodule(parent), own, layer.base_layer)
     del model.peft_config
     model._hf_peft_config_loaded = False
 

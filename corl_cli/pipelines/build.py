@@ -41,7 +41,7 @@ def bindings(recipe: Recipe) -> list[Callable[[], object]]:
         partial(policy_class, recipe.model.family),
         partial(_check_trackers, recipe.tracking.trackers),
         partial(_check_learning, recipe),
-        partial(_check_attention, recipe.model.attention),
+        partial(_check_attention, recipe.model),
         *(partial(bind, spec, task) for task, spec in specs(recipe)),
     ]
 
@@ -84,10 +84,17 @@ def _check_trackers(names: Sequence[str]) -> None:
             raise UsageError(f"tracking.trackers: {name} is not installed.", f"Install it with pip install {name}")
 
 
-def _check_attention(attention: str) -> None:
+def _check_attention(model: Model) -> None:
     from transformers.utils import is_flash_attn_2_available
 
-    if attention == "flash_attention_2" and not is_flash_attn_2_available():
+    if model.attention != "flash_attention_2":
+        return
+    if model.dtype == "float32":
+        raise UsageError(
+            "model.attention: flash-attn computes in 16 bits, and model.dtype is float32.",
+            "Choose --set model.dtype=bfloat16, or --set model.attention=sdpa",
+        )
+    if not is_flash_attn_2_available():
         raise UsageError(
             "model.attention: flash-attn is not installed, or this machine has no GPU for it.",
             "Install it with pip install flash-attn --no-build-isolation, or --set model.attention=sdpa",
@@ -187,11 +194,29 @@ def build_learner(model: Model, checkpoint: str | Path, *, resume: bool) -> Unif
     return _load(model, checkpoint, train=model.train, adapters=model.lora, resume=resume)
 
 
+def build_reference(model: Model, start: str | Path, learner: UnifiedPolicy | None) -> UnifiedPolicy:
+    """The frozen start of a run, whose log-probs are to the bit those that the learner had there.
+
+    Where adapters learn it stands on the learner's own weights under them, which are those of the start in a resumed
+    run too: adapters that the start came with are folded in, and new ones begin on that. Else, and without a learner,
+    it is loaded, and linear layers are held in the precision they compute in.
+    """
+    import torch
+
+    from corl_cli.models import lora
+    from corl_cli.models.frozen import freeze
+
+    if model.lora and learner is not None:
+        return lora.bare(learner)
+    loaded = _load(model, start, train=() if model.lora else model.train)
+    return freeze(loaded, getattr(torch, model.dtype))
+
+
 def _load(model: Model, path: str | Path, **learning: Any) -> UnifiedPolicy:
     from transformers.utils import logging
 
     logging.disable_progress_bar()
-    _check_attention(model.attention)
+    _check_attention(model)
     return policy_class(model.family).load(path, dtype=model.dtype, attention=model.attention, **learning)
 
 

@@ -62,7 +62,7 @@ def _train(recipe: Recipe, run: RunDir, display: Display, accelerator: Accelerat
         policy.checkpoint_layers()
     reference = None
     if build.needs_reference(recipe):
-        reference = build.build_policy(recipe.model, start).to(accelerator.device).requires_grad_(False).eval()
+        reference = build.build_reference(recipe.model, start, policy).to(accelerator.device)
     if sharded := recipe.distributed.strategy == "fsdp" and processes > 1:
         display.say(f"preflight: what learns is sharded over {processes} processes")
     elif recipe.distributed.strategy == "fsdp":

@@ -16,6 +16,7 @@ from torch.distributed.tensor import DTensor, distribute_tensor
 from torch.optim import Optimizer
 
 from corl_cli.models.base import UnifiedPolicy
+from corl_cli.models.frozen import freeze
 from corl_cli.trainer.distributed import align, optimizer_state, restore_optimizer
 
 
@@ -30,7 +31,7 @@ class Sharded:
     def __init__(self, policy: UnifiedPolicy, dtype: torch.dtype) -> None:
         align(policy)
         frozen = {parameter for parameter in policy.parameters() if not parameter.requires_grad}
-        self.actor = _copy(policy, frozen, dtype)
+        self.actor = freeze(copy.deepcopy(policy, {id(parameter): parameter for parameter in frozen}), dtype)
         self.learner: nn.Module = policy
         self.policy = policy
         mesh = init_device_mesh(next(policy.parameters()).device.type, (dist.get_world_size(),))
@@ -84,18 +85,6 @@ class Sharded:
             for name, values in state.items()
         }
         restore_optimizer(self.policy, optimizer, shards)
-
-
-def _copy(policy: UnifiedPolicy, shared: set[nn.Parameter], dtype: torch.dtype) -> UnifiedPolicy:
-    """A policy of its own for sampling.
-
-    Only linear layers are cast: autocast rounds just their weights, so that sampler and scorer agree to the bit.
-    """
-    actor = copy.deepcopy(policy, {id(parameter): parameter for parameter in shared})
-    for module in actor.modules():
-        if isinstance(module, nn.Linear) and module.weight.requires_grad:
-            module.to(dtype)
-    return actor.requires_grad_(False).eval()
 
 
 def _layers(policy: nn.Module) -> list[nn.Module]:
