@@ -1,106 +1,148 @@
-"""How fast corl samples, next to transformers' own generate on the same weights and prompts, in one run."""
+"""What the commands of `corl bench` share: two ways timed in turn, and shares of the machine's rates."""
 
 from __future__ import annotations
 
-import copy
 import statistics
-import time
 from collections.abc import Callable
-from dataclasses import dataclass
-from typing import Any
+from contextlib import suppress
+from dataclasses import dataclass, field
+from typing import NamedTuple
 
 import torch
 
-from corl_cli.core.recipe import Data, Model
-from corl_cli.core.types import Rollout, Sampling, Task
-from corl_cli.data import triplets
-from corl_cli.models.janus import JanusPolicy
-from corl_cli.models.noise import row_keys
-from corl_cli.pipelines.build import build_policy
+from corl_cli.core.progress import Progress
+from corl_cli.pipelines.costs import Work
+from corl_cli.pipelines.machine import Machine, seconds
 
-CFG_WEIGHTS = (5.0, 1.0)  # Janus' own; and none, as the embedded world trains
-LEAST_GUIDANCE = 1.000001  # transformers' image loop fails at 1, and computes the unconditional half in any case
-MAX_NEW_TOKENS = 40
+GIB = 2**30
+TokensOf = Callable[[], int]  # does the work, and says how many tokens it was
 
 
 @dataclass(frozen=True, kw_only=True)
-class Speed:
-    """Tokens per second (median over repeats; padding does not count) of corl and of transformers."""
+class Bench:
+    """Where is measured, and how often after a warm-up."""
 
-    task: Task
-    cfg_weight: float | None
-    tokens_per_second: float
-    transformers_tokens_per_second: float
-    ratio_to_transformers: float
-
-
-def bench_rollout(checkpoint: str, prompts: int, group_size: int, repeats: int) -> list[Speed]:
-    """Draw and answer `prompts` x `group_size` samples by both, in turn, `repeats` times after one warm-up."""
-    dtype = "bfloat16" if torch.cuda.is_available() else "float32"
-    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    policy = build_policy(Model(checkpoint=checkpoint, dtype=dtype))
-    assert isinstance(policy, JanusPolicy)
-    policy = policy.to(device).eval()
-    plain = policy.model if dtype == "float32" else copy.deepcopy(policy.model).to(policy.dtype)  # as users run it
-    items = list(triplets.load(Data(limit=prompts), seed=0))
-    speeds = []
-    work: list[tuple[Task, Sampling]] = [
-        *(("t2i", Sampling(group_size=group_size, cfg_weight=weight)) for weight in CFG_WEIGHTS),
-        ("mm2t", Sampling(group_size=group_size, max_new_tokens=MAX_NEW_TOKENS)),
-    ]
-    for task, sampling in work:
-        rollout = policy.sample(task, items, sampling, key="warm-up")
-        ours, theirs = [], []
-        for repeat in range(repeats + 1):
-            ours.append(_rate(lambda: _sampled(policy, rollout, f"bench|{repeat}"), device))  # noqa: B023
-            theirs.append(_rate(lambda: _generated(policy, plain, rollout), device))  # noqa: B023
-        mine, other = statistics.median(ours[1:]), statistics.median(theirs[1:])
-        speeds.append(
-            Speed(
-                task=task,
-                cfg_weight=sampling.cfg_weight if task == "t2i" else None,
-                tokens_per_second=mine,
-                transformers_tokens_per_second=other,
-                ratio_to_transformers=mine / other,
-            )
-        )
-    return speeds
+    machine: Machine
+    device: torch.device
+    repeats: int
+    shown: Progress
 
 
-def _rate(sample: Callable[[], int], device: torch.device) -> float:
-    """Tokens per second of one call that returns how many tokens it made."""
-    if device.type == "cuda":
-        torch.cuda.synchronize()
-    begun = time.perf_counter()
-    tokens = sample()
-    if device.type == "cuda":
-        torch.cuda.synchronize()
-    return tokens / (time.perf_counter() - begun)
+class Timing(NamedTuple):
+    """One timed piece of work."""
+
+    seconds: float
+    tokens: int
+
+    @property
+    def rate(self) -> float:
+        """Tokens per second."""
+        return self.tokens / self.seconds
 
 
-def _sampled(policy: JanusPolicy, like: Rollout, key: str) -> int:
-    group = like.sampling.group_size
-    ids, mask = like.prompt_ids[::group], like.prompt_mask[::group]
-    keys = row_keys((f"{key}|{row}" for row in range(len(like))), policy.device)
-    return int(policy.complete(like.task, ids, mask, like.pixel_values, like.sampling, keys)[1].sum())
+@dataclass(kw_only=True)
+class Turns:
+    """corl and another way to do the same, timed in turn so that both meet the same machine.
+
+    `theirs` is empty where the other way did not fit into the GPU's memory.
+    """
+
+    ours: list[Timing] = field(default_factory=list)
+    theirs: list[Timing] = field(default_factory=list)
+
+    @property
+    def seconds(self) -> float:
+        """The median of corl's own."""
+        return statistics.median(timing.seconds for timing in self.ours)
+
+    @property
+    def tokens(self) -> float:
+        """The mean of corl's own."""
+        return statistics.fmean(timing.tokens for timing in self.ours)
+
+    @property
+    def rate(self) -> float:
+        """corl's tokens per second, the median."""
+        return statistics.median(timing.rate for timing in self.ours)
+
+    @property
+    def their_rate(self) -> float | None:
+        """The others' tokens per second, the median."""
+        return statistics.median(timing.rate for timing in self.theirs) if self.theirs else None
+
+    @property
+    def ratio(self) -> Spread | None:
+        """How many times as fast corl is: of the pairs of neighbours."""
+        pairs = [ours.rate / theirs.rate for ours, theirs in zip(self.ours, self.theirs, strict=False)]
+        return Spread(statistics.median(pairs), min(pairs), max(pairs)) if pairs else None
+
+    def __add__(self, other: Turns) -> Turns:
+        """One piece of work after the other, pair by pair."""
+        both = Turns(ours=_joined(self.ours, other.ours))
+        if self.theirs and other.theirs:
+            both.theirs = _joined(self.theirs, other.theirs)
+        return both
 
 
-def _generated(policy: JanusPolicy, model: Any, like: Rollout) -> int:
-    """The same samples by transformers' generate: same prompts, G of each, no top-k."""
-    group = like.sampling.group_size
-    shared = {
-        "attention_mask": like.prompt_mask[::group],
-        "do_sample": True,
-        "top_k": 0,
-        "num_return_sequences": group,
-    }
-    if like.task == "t2i":
-        guidance = max(like.sampling.cfg_weight, LEAST_GUIDANCE)
-        tokens = model.generate(like.prompt_ids[::group], generation_mode="image", guidance_scale=guidance, **shared)
-        return int(tokens.numel())
-    ids = model.generate(
-        like.prompt_ids[::group], pixel_values=like.pixel_values, max_new_tokens=like.sampling.max_new_tokens, **shared
-    )
-    written = ids[:, like.prompt_ids.shape[1] :]
-    eos = policy.tokenizer.eos_token_id
-    return int((((written == eos).cumsum(1) - (written == eos).long()) == 0).sum())
+class Spread(NamedTuple):
+    """The median of several, the least and the largest."""
+
+    median: float
+    low: float
+    high: float
+
+
+def in_turn(ours: TokensOf, theirs: TokensOf, bench: Bench) -> Turns:
+    """Time both as often as the bench says, one after the other, after a warm-up of each.
+
+    The other way is given up where it does not fit into a GPU's memory; OutOfMemoryError where corl's does not.
+    """
+    turns, fits = Turns(), True
+    for repeat in range(bench.repeats + 1):
+        own = _timed(ours, bench.device)
+        if repeat:
+            turns.ours.append(own)
+        if not fits:
+            continue
+        fits = False
+        with suppress(torch.OutOfMemoryError):
+            other = _timed(theirs, bench.device)
+            fits = True
+            if repeat:
+                turns.theirs.append(other)
+        if not fits:
+            turns.theirs.clear()
+            torch.cuda.empty_cache()
+    return turns
+
+
+def _timed(work: TokensOf, device: torch.device) -> Timing:
+    tokens = [0]
+
+    def once() -> None:
+        tokens[0] = work()
+
+    taken = seconds(once, device)
+    return Timing(taken, tokens[0])
+
+
+def _joined(first: list[Timing], second: list[Timing]) -> list[Timing]:
+    return [Timing(a.seconds + b.seconds, a.tokens + b.tokens) for a, b in zip(first, second, strict=True)]
+
+
+@dataclass(frozen=True)
+class Shares:
+    """What part of a machine's bandwidth and of its arithmetic rate work had, if it did no more than it must."""
+
+    bandwidth: float
+    arithmetic: float
+
+    @classmethod
+    def of(cls, work: Work, seconds: float, machine: Machine, dtype: str) -> Shares:
+        """Those of work that took so many seconds in a compute precision."""
+        return cls(work.nbytes / seconds / machine.bandwidth, work.flops / seconds / machine.arithmetic[dtype])
+
+
+def percent(share: float | None) -> str | None:
+    """A share for the eye."""
+    return None if share is None else f"{100 * share:.3g}%"

@@ -2,161 +2,208 @@
 
 from __future__ import annotations
 
-import os
+import json
 import statistics
 import tempfile
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 import torch
 from accelerate import Accelerator
 
-from corl_cli.core.errors import CorlError
-from corl_cli.core.loader import load
 from corl_cli.core.progress import Progress
 from corl_cli.core.recipe import Recipe
 from corl_cli.core.run_dir import RunDir
-from corl_cli.core.types import LazyTriplets, Triplet
-from corl_cli.data import triplets
+from corl_cli.core.types import Task
 from corl_cli.data.batches import ShuffledBatches
-from corl_cli.models.base import UnifiedPolicy
-from corl_cli.pipelines import build, plan, random_weights
+from corl_cli.models.janus import JanusPolicy
+from corl_cli.pipelines import build, costs
+from corl_cli.pipelines.bench import Bench, Shares, percent
+from corl_cli.pipelines.bench_models import Subject, fitting, prompt_tokens, require
+from corl_cli.pipelines.bench_rollout import least_work
+from corl_cli.pipelines.costs import Work
+from corl_cli.pipelines.machine import free_memory
 from corl_cli.pipelines.memory import Memory
 from corl_cli.trainer.distributed import Replicated
 from corl_cli.trainer.journal import Journal
 from corl_cli.trainer.loop import Trainer
 from corl_cli.trainer.probes import Reading
-from corl_cli.world.drawing import IMAGE_SIZE
 
-GIB = 2**30
-WORLD_DATA = ("data.path=world", "data.split=train", "data.holdout=0.0", "data.columns={}", "eval.probes=null")
-# Rewards without weights of their own; what the paper's would add, `corl bench rewards` tells.
-WEIGHTLESS = (
-    "rewards.t2i=[{name: cycle, perceptual: pixel, text_weight: 0.0}, {name: matching}]",
-    "rewards.mm2t=[{name: accuracy}, {name: format}]",
-)
-
-
-@dataclass(frozen=True, kw_only=True)
-class Size:
-    """Weights to take steps with: the recipes of the paper's two stages for them, and what differs from those."""
-
-    recipes: tuple[str, str]
-    changes: tuple[str, ...] = ()
-
-
-LARGE = ("unified/janus-pro-1b", "refined/janus-pro-1b-t2i")
-SIZES = {
-    "world": Size(recipes=("world/unified", "world/refined-t2i")),
-    "small": Size(recipes=LARGE, changes=("sampling.mm2t.max_new_tokens=8", "train.batch_size=4")),
-    "janus-pro-1b": Size(recipes=LARGE),
-}
+PHASES = ("rollout", "reward", "reference", "update")
 
 
 @dataclass(frozen=True, kw_only=True)
 class StepCost:
     """Means over the steps after a warm-up: seconds of each phase and of them all; tokens are those of completions.
 
-    `peak_gib` is the GPU's, else the process' above what it held before (None where the system does not tell).
+    The shortest step and the longest are told as well. Shares are of the machine's measured rates by the least work of
+    a phase (costs.py): a rollout has no decoding to pixels in it, an update no optimiser step. `identity` is the
+    largest difference of a token's log-prob between sampler and trainer, by task, in nats. `peak_gib` is the GPU's,
+    else the process' above what it held before (None where the system does not tell).
     """
 
     stage: str
+    dtype: str
     prompts: int
     group_size: int
+    micro_batch_size: int | None
+    steps: int
     rollout: float
     reward: float
     reference: float
     update: float
     step: float
+    step_least: float
+    step_largest: float
     images_per_second: float
     tokens_per_second: float
+    rollout_bandwidth_share: float
+    rollout_arithmetic_share: float
+    update_bandwidth_share: float
+    update_arithmetic_share: float
+    identity: dict[str, float]
     peak_gib: float | None
 
 
-def stages(names: Sequence[str], size: str, prompts: int | None, overrides: Sequence[str] = ()) -> list[Recipe]:
-    """The recipes to take steps of, on the world's data with rewards that need no weights; UsageError for bad names.
+def bench_step(subject: Subject, recipes: Sequence[Recipe], bench: Bench) -> Iterator[StepCost]:
+    """Take as many steps of each recipe as the bench says, after one that does not count.
 
-    Without names those of the paper's two stages: unified, and refined for drawing with a KL to the frozen start.
+    CorlError where memory does not suffice, before any step.
     """
-    own = [*WORLD_DATA, *WEIGHTLESS, *([f"train.batch_size={prompts}"] if prompts else []), *overrides]
-    changes = () if names else SIZES[size].changes
-    return [load(name, [*changes, *own]) for name in names or SIZES[size].recipes]
+    for recipe in recipes:
+        require(recipe, free_memory(bench.device))
+    for recipe in recipes:
+        with tempfile.TemporaryDirectory(prefix="corl-bench-") as folder, fitting(recipe):
+            yield _measure(subject, recipe, RunDir(Path(folder)), bench)
 
 
-def bench_step(recipes: Sequence[Recipe], size: str, steps: int, shown: Progress) -> Iterator[StepCost]:
-    """Take `steps` steps of each recipe after one that does not count; CorlError where memory does not suffice."""
-    with tempfile.TemporaryDirectory(prefix="corl-bench-") as folder:
-        placed = [with_weights(recipe, size, Path(folder)) for recipe in recipes]
-        for recipe in placed:
-            require(recipe, _free_memory())
-        for recipe in placed:
-            run = RunDir(Path(tempfile.mkdtemp(dir=folder)))
-            try:
-                yield _measure(recipe, size, steps, run, shown)
-            except torch.OutOfMemoryError as error:
-                raise CorlError(
-                    f"{recipe.name}: the {torch.cuda.mem_get_info()[1] / GIB:.0f} GiB of this GPU do not suffice for a "
-                    f"step of {recipe.train.batch_size} prompts x {recipe.sampling.group_size} samples.",
-                    "Let fewer prompts into a backward pass, --set train.micro_batch_size=1, or take fewer samples.",
-                ) from error
+def readable(row: Mapping[str, Any]) -> list[dict[str, Any]]:
+    """A row for the eye: a line for each phase."""
+    lines = [
+        {
+            "stage": row["stage"],
+            "phase": phase,
+            "seconds": row[phase],
+            "of the step": percent(row[phase] / row["step"]),
+            "bandwidth": percent(row.get(f"{phase}_bandwidth_share")),
+            "arithmetic": percent(row.get(f"{phase}_arithmetic_share")),
+            "tokens/s": None,
+            "images/s": None,
+            "peak_gib": None,
+        }
+        for phase in (*PHASES, "step")
+    ]
+    speeds = {"tokens/s": f"{row['tokens_per_second']:.0f}", "images/s": row["images_per_second"]}
+    return [*lines[:-1], lines[-1] | speeds | {"peak_gib": row["peak_gib"]}]
 
 
-def with_weights(recipe: Recipe, size: str, folder: Path) -> Recipe:
-    """The recipe with weights of this size: the shipped ones, or in `folder` the configuration alone of random ones."""
-    if size != "world":
-        random_weights.janus_config(random_weights.JANUS[size]).save_pretrained(folder)
-    model = recipe.model.model_copy(update={"checkpoint": "world" if size == "world" else str(folder)})
-    return recipe.model_copy(update={"model": model})
+def identities(row: Mapping[str, Any]) -> str:
+    """How far sampler and trainer were apart, in words."""
+    found = ", ".join(f"{task} {largest:.1e}" for task, largest in row["identity"].items())
+    return f"{row['stage']}: sampler and trainer differ by at most, in nats a token: {found}"
 
 
-def require(recipe: Recipe, there: int) -> None:
-    """CorlError when weights, gradients and optimiser alone take more than the bytes that are there."""
-    needed = plan.check_memory(recipe)
-    if needed > there:
-        raise CorlError(
-            f"{recipe.name} needs {needed / GIB:.1f} GiB for weights, gradients and optimiser alone; "
-            f"{there / GIB:.1f} are there.",
-            "Take a larger machine, or other weights: --size world",
-        )
-
-
-def _measure(recipe: Recipe, size: str, steps: int, run: RunDir, shown: Progress) -> StepCost:
-    accelerator = Accelerator(cpu=not torch.cuda.is_available(), mixed_precision="no")
-    memory = Memory(accelerator.device)
-    if torch.cuda.is_available():
+def _measure(subject: Subject, recipe: Recipe, run: RunDir, bench: Bench) -> StepCost:
+    accelerator = Accelerator(cpu=bench.device.type == "cpu", mixed_precision="no")
+    if bench.device.type == "cuda":
         torch.cuda.empty_cache()  # of the stage before
-    meter = Meter(recipe.name, shown)
-    trainer = _trainer(recipe, size, steps, run, accelerator, meter)
-    trainer.fit(start=steps)  # see _trainer
+    memory = Memory(accelerator.device)
+    meter = Meter(recipe.name, bench.shown)
+    trainer = build_trainer(subject, recipe, run, accelerator, meter, bench.repeats)
+    lengths = _prompt_lengths(trainer, bench.repeats)
+    trainer.fit(start=bench.repeats)  # see build_trainer
     peak = memory.peak()
-    return _cost(recipe, meter.steps[1:], None if peak is None else peak / 1024)
+    return _cost(subject, recipe, meter.steps[1:], lengths, _identity(run), peak, bench)
 
 
-def _cost(recipe: Recipe, steps: Sequence[Mapping[str, float]], peak: float | None) -> StepCost:
-    def mean(phase: str) -> float:
-        return statistics.fmean(step.get(f"time/{phase}", 0.0) for step in steps)
-
-    phases = {phase: mean(phase) for phase in ("rollout", "reward", "reference", "update")}
-    rows = recipe.train.batch_size * recipe.sampling.group_size
-    tokens = {
-        task: rows * statistics.fmean(step.get(f"length/{task}", 0.0) for step in steps) for task in ("t2i", "mm2t")
-    }
-    images = rows * sum("length/t2i" in step for step in steps) / len(steps)
+def _cost(
+    subject: Subject,
+    recipe: Recipe,
+    steps: Sequence[Mapping[str, float]],
+    lengths: Mapping[Task, float],
+    identity: dict[str, float],
+    peak: float | None,
+    bench: Bench,
+) -> StepCost:
+    phases = {phase: _mean(steps, f"time/{phase}") for phase in PHASES}
+    prompts, group = recipe.train.batch_size, recipe.sampling.group_size
+    written = {task: _mean(steps, f"length/{task}") for task in recipe.train.tasks}  # a mean over turns, too
+    images = prompts * group * sum("length/t2i" in step for step in steps) / len(steps)
     seconds = sum(phases.values())
+    each = [sum(step.get(f"time/{phase}", 0.0) for phase in PHASES) for step in steps]
+    rolled, updated = _work(subject, recipe, lengths, written)
+    rollout = Shares.of(rolled, phases["rollout"], bench.machine, recipe.model.dtype)
+    update = Shares.of(updated, phases["update"], bench.machine, recipe.model.dtype)
     return StepCost(
         stage=recipe.name,
-        prompts=recipe.train.batch_size,
-        group_size=recipe.sampling.group_size,
+        dtype=recipe.model.dtype,
+        prompts=prompts,
+        group_size=group,
+        micro_batch_size=recipe.train.micro_batch_size,
+        steps=len(steps),
         **phases,
         step=seconds,
+        step_least=min(each),
+        step_largest=max(each),
         images_per_second=images / seconds,
-        tokens_per_second=sum(tokens.values()) / seconds,
-        peak_gib=peak,
+        tokens_per_second=prompts * group * sum(written.values()) / seconds,
+        rollout_bandwidth_share=rollout.bandwidth,
+        rollout_arithmetic_share=rollout.arithmetic,
+        update_bandwidth_share=update.bandwidth,
+        update_arithmetic_share=update.arithmetic,
+        identity=identity,
+        peak_gib=None if peak is None else peak / 1024,
     )
 
 
-def _trainer(recipe: Recipe, size: str, steps: int, run: RunDir, accelerator: Accelerator, meter: Meter) -> Trainer:
+def _work(
+    subject: Subject, recipe: Recipe, lengths: Mapping[Task, float], written: Mapping[Task, float]
+) -> tuple[Work, Work]:
+    """The least work of a step's rollouts, and of its update."""
+    prompts, size = recipe.train.batch_size, getattr(torch, recipe.model.dtype).itemsize
+    rolled = updated = Work(0, 0)
+    for task, read in lengths.items():
+        sampling, new = recipe.sampling.of(task), max(1.0, written[task])
+        rolled += least_work(subject, task, sampling, prompts, read, new, size)
+        updated += costs.updating(
+            subject.config,
+            task,
+            prompts,
+            sampling.group_size,
+            read,
+            new,
+            size,
+            recipe.model.gradient_checkpointing,
+            recipe.model.lora is not None,
+        )
+    return rolled, updated * recipe.algo.num_iterations
+
+
+def _mean(steps: Sequence[Mapping[str, float]], name: str) -> float:
+    """The mean over all steps of something that some of them may lack."""
+    return statistics.fmean(step.get(name, 0.0) for step in steps)
+
+
+def _identity(run: RunDir) -> dict[str, float]:
+    """The largest difference that the journal tells, by task."""
+    found: dict[str, float] = {}
+    for line in run.metrics_file.read_text(encoding="utf-8").splitlines():
+        if told := json.loads(line).get("identity"):
+            found[told["task"]] = max(told["largest"], found.get(told["task"], 0.0))
+    return found
+
+
+def _prompt_lengths(trainer: Trainer, step: int) -> dict[Task, float]:
+    policy = trainer.strategy.actor
+    assert isinstance(policy, JanusPolicy)
+    return {task: prompt_tokens(policy, task, trainer.batches[step]) for task in trainer.recipe.train.tasks}
+
+
+def build_trainer(
+    subject: Subject, recipe: Recipe, run: RunDir, accelerator: Accelerator, meter: Meter, steps: int
+) -> Trainer:
     """A trainer whose step number `steps` is the warm-up and `2 * steps` the last.
 
     The warm-up looks at each task's own gradient, as a run does now and then: the peak has it, the times do not. The
@@ -165,8 +212,8 @@ def _trainer(recipe: Recipe, size: str, steps: int, run: RunDir, accelerator: Ac
     tracking = recipe.tracking.model_copy(update={"gradients_every": steps + 1, "trackers": []})
     saving = recipe.checkpoint.model_copy(update={"every": 2 * steps + 2})
     recipe = recipe.model_copy(update={"tracking": tracking, "checkpoint": saving})
-    policy = _learner(recipe, size, accelerator.device)
-    reference = _reference(recipe, size, accelerator.device)
+    policy = subject.learner(recipe, accelerator.device)
+    reference = subject.reference(recipe, policy)
     strategy = Replicated(policy)
     optimizer = build.build_optimizer(policy, recipe.optim)
     journal = Journal(
@@ -186,11 +233,18 @@ def _trainer(recipe: Recipe, size: str, steps: int, run: RunDir, accelerator: Ac
         strategy=strategy,
         reference=reference,
         rubrics=build.build_rubrics(recipe.rewards, recipe.train.tasks, accelerator.device, reference),
-        batches=_batches(recipe, size, steps),
+        batches=batches(subject, recipe, steps),
         optimizer=optimizer,
         journal=journal,
         num_steps=2 * steps + 1,
     )
+
+
+def batches(subject: Subject, recipe: Recipe, steps: int) -> ShuffledBatches:
+    """Batches of the recipe for so many steps and one more."""
+    size = recipe.train.batch_size
+    found = subject.triplets(recipe.data, recipe.seed, size * (steps + 1))
+    return ShuffledBatches(found, size, epochs=1, seed=recipe.seed)
 
 
 @dataclass
@@ -211,60 +265,3 @@ class Meter:
 
     def readings(self, step: int, readings: Sequence[Reading]) -> None:
         """Nothing: there are no probes."""
-
-
-class Enlarged(LazyTriplets):
-    """Triplets with their images at another side in pixels."""
-
-    def __init__(self, triplets: Sequence[Triplet], side: int) -> None:
-        self.triplets, self.side = triplets, side
-
-    def __len__(self) -> int:
-        return len(self.triplets)
-
-    def at(self, index: int) -> Triplet:
-        triplet = self.triplets[index]
-        return replace(triplet, image=triplet.image.resize((self.side, self.side)))
-
-
-def _batches(recipe: Recipe, size: str, steps: int) -> ShuffledBatches:
-    wanted = recipe.train.batch_size * (steps + 1)
-    found = Enlarged(triplets.load(recipe.data, recipe.seed, limit=wanted), side(size))
-    return ShuffledBatches(found, recipe.train.batch_size, epochs=1, seed=recipe.seed)
-
-
-def side(size: str) -> int:
-    """Pixels of the images that weights of this size see and draw."""
-    return IMAGE_SIZE if size == "world" else int(random_weights.JANUS[size].vision["image_size"])
-
-
-def _learner(recipe: Recipe, size: str, device: torch.device) -> UnifiedPolicy:
-    model = recipe.model
-    torch.manual_seed(recipe.seed)
-    if size == "world":
-        policy = build.build_learner(model, build.locate(model.checkpoint), resume=False).to(device)
-    else:
-        shape = random_weights.JANUS[size]
-        policy = random_weights.janus(shape, device, model.dtype, train=model.train, adapters=model.lora)
-    policy.learn(recipe.train.tasks)
-    if model.gradient_checkpointing:
-        policy.checkpoint_layers()
-    return policy
-
-
-def _reference(recipe: Recipe, size: str, device: torch.device) -> UnifiedPolicy | None:
-    if not build.needs_reference(recipe):
-        return None
-    torch.manual_seed(recipe.seed)
-    if size == "world":
-        policy = build.build_policy(recipe.model).to(device)
-    else:
-        policy = random_weights.janus(random_weights.JANUS[size], device, recipe.model.dtype)
-    return policy.requires_grad_(False).eval()
-
-
-def _free_memory() -> int:
-    """Bytes of the GPU that are free; without one, of the machine."""
-    if torch.cuda.is_available():
-        return int(torch.cuda.mem_get_info()[0])
-    return os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -10,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 if TYPE_CHECKING:
-    from transformers import JanusConfig
+    from transformers import JanusConfig, JanusProcessor
 
     from corl_cli.core.recipe import Lora, Part
     from corl_cli.models.janus import JanusPolicy
@@ -19,6 +20,25 @@ MARKS = ("[PAD]", "[UNK]", "[CLS]", "[SEP]")
 IDS = {"pad_token_id": 0, "bos_token_id": 2, "sep_token_id": 3, "eos_token_id": 3}
 SMALL = {"hidden_size": 64, "intermediate_size": 128, "num_hidden_layers": 2, "num_attention_heads": 4}
 LARGE = {"hidden_size": 1024, "intermediate_size": 4096, "num_hidden_layers": 24, "num_attention_heads": 16}
+SIGLIP_LARGE = {
+    "hidden_size": 1024,
+    "num_hidden_layers": 24,
+    "num_attention_heads": 16,
+    "mlp_ratio": 4.0,
+    "image_size": 384,
+    "patch_size": 16,
+    "num_image_tokens": 576,
+    "depth": 2,
+}
+VQ_16 = {
+    "embed_dim": 8,
+    "num_embeddings": 16384,
+    "latent_channels": 256,
+    "base_channels": 128,
+    "channel_multiplier": [1, 1, 2, 2, 4],
+    "num_res_blocks": 2,
+    "num_hidden_layers": 2,
+}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -44,6 +64,32 @@ JANUS = {
         },
         vq={"num_embeddings": 128, "latent_channels": 32, "base_channels": 32, "channel_multiplier": [1, 1, 1, 1]},
     ),
+    # Six layers of 256 that draw 576 tokens and see 576, as the large ones do: long sequences for a CPU.
+    "tiny": Shape(
+        text={
+            "vocab_size": 4096,
+            "hidden_size": 256,
+            "intermediate_size": 688,
+            "num_hidden_layers": 6,
+            "num_attention_heads": 4,
+            "max_position_embeddings": 2048,
+        },
+        vision={
+            "hidden_size": 128,
+            "num_hidden_layers": 2,
+            "num_attention_heads": 4,
+            "image_size": 384,
+            "patch_size": 16,
+            "num_image_tokens": 576,
+        },
+        vq={
+            "num_embeddings": 16384,
+            "latent_channels": 32,
+            "base_channels": 32,
+            "channel_multiplier": [1, 1, 1, 1, 1],
+            "num_res_blocks": 0,
+        },
+    ),
     # deepseek-community/Janus-Pro-1B: its configuration files, and transformers' defaults, which name that checkpoint.
     "janus-pro-1b": Shape(
         text={
@@ -54,25 +100,22 @@ JANUS = {
             "num_attention_heads": 16,
             "max_position_embeddings": 16384,
         },
-        vision={
-            "hidden_size": 1024,
-            "num_hidden_layers": 24,
-            "num_attention_heads": 16,
-            "mlp_ratio": 4.0,
-            "image_size": 384,
-            "patch_size": 16,
-            "num_image_tokens": 576,
-            "depth": 2,
+        vision=SIGLIP_LARGE,
+        vq=VQ_16,
+    ),
+    # deepseek-ai/Janus-Pro-7B, whose config.json names these, and the same SigLIP and VQ model as the 1B; as
+    # deepseek-community/Janus-Pro-7B holds them in transformers' format.
+    "janus-pro-7b": Shape(
+        text={
+            "vocab_size": 102400,
+            "hidden_size": 4096,
+            "intermediate_size": 11008,
+            "num_hidden_layers": 30,
+            "num_attention_heads": 32,
+            "max_position_embeddings": 16384,
         },
-        vq={
-            "embed_dim": 8,
-            "num_embeddings": 16384,
-            "latent_channels": 256,
-            "base_channels": 128,
-            "channel_multiplier": [1, 1, 2, 2, 4],
-            "num_res_blocks": 2,
-            "num_hidden_layers": 2,
-        },
+        vision=SIGLIP_LARGE,
+        vq=VQ_16,
     ),
 }
 
@@ -85,26 +128,45 @@ def janus(
     train: Sequence[Part] = ("language_model",),
     adapters: Lora | None = None,
 ) -> JanusPolicy:
-    """A policy of these shapes, made on `device` (meta: shapes alone), with the embedded world's tokenizer.
+    """A policy of these shapes, made on `device` (meta: shapes alone), with the processor of `janus_processor`.
 
-    That has a few dozen words; the ids beyond are sampled and scored like any other, and read as nothing. What learns
-    is as in UnifiedPolicy.load.
+    What learns is as in UnifiedPolicy.load.
     """
-    from transformers import JanusForConditionalGeneration, JanusImageProcessorPil
+    from transformers import JanusForConditionalGeneration
 
     from corl_cli.models import lora
     from corl_cli.models.janus import JanusPolicy
-    from corl_cli.world.tiny import build_processor
+    from corl_cli.world.tiny import generation_config
+
+    processor = janus_processor(shape)
+    with device:
+        model = JanusForConditionalGeneration(janus_config(shape))
+        if adapters:
+            lora.attach(model, adapters, None)
+    model.generation_config = generation_config(processor.tokenizer)
+    return JanusPolicy(model, processor, dtype, train)
+
+
+def janus_processor(shape: Shape) -> JanusProcessor:
+    """The embedded world's processor for images of these shapes, with an end of sequence that no head can give.
+
+    The tokenizer has a few dozen words; the ids beyond are sampled and scored like any other, and read as nothing.
+    Random weights would end answers by chance, and no two runs would do the same work: theirs always run to the limit.
+    """
+    from tokenizers import Tokenizer
+    from transformers import JanusImageProcessorPil
+
+    from corl_cli.world.tiny import EOS, build_processor
 
     processor, side = build_processor(), shape.vision["image_size"]
     processor.image_processor = JanusImageProcessorPil(
         size={"height": side, "width": side}, image_mean=[0.5] * 3, image_std=[0.5] * 3
     )
-    with device:
-        model = JanusForConditionalGeneration(janus_config(shape))
-        if adapters:
-            lora.attach(model, adapters, None)
-    return JanusPolicy(model, processor, dtype, train)
+    tokenizer = json.loads(processor.tokenizer.backend_tokenizer.to_str())
+    tokenizer["model"]["vocab"][EOS] = shape.text["vocab_size"]
+    next(token for token in tokenizer["added_tokens"] if token["content"] == EOS)["id"] = shape.text["vocab_size"]
+    processor.tokenizer._tokenizer = Tokenizer.from_str(json.dumps(tokenizer))
+    return processor
 
 
 def janus_config(shape: Shape) -> JanusConfig:
