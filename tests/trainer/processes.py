@@ -19,10 +19,11 @@ from accelerate import Accelerator
 from accelerate.utils import gather_object
 from torch.distributed.tensor import DTensor, Shard
 
-from corl_cli.core.recipe import Recipe
+from corl_cli.core.recipe import Lora, Recipe
 from corl_cli.core.run_dir import RunDir
 from corl_cli.core.types import Rollout, Task
 from corl_cli.data.batches import ShuffledBatches
+from corl_cli.models import lora
 from corl_cli.models.base import UnifiedPolicy
 from corl_cli.models.janus import JanusPolicy
 from corl_cli.rewards.base import Criterion, Options, Reward, Rubric, Scores
@@ -156,6 +157,33 @@ def resumed(strategy: type[Sharded] | type[Replicated], saved: tuple[dict[str, A
     return {"step": take_step(trainer, 1), "after": trainer.strategy.save(trainer.optimizer)}
 
 
+def adapted() -> dict[str, Any]:
+    """Steps of sharded adapters towards a frozen start that stands on the same weights, whole in each process."""
+    policy = make_policy()
+    base = sum(parameter.numel() for parameter in policy.parameters())
+    lora.attach(policy.model, Lora(rank=4, alpha=8), None)
+    policy = JanusPolicy(policy.model, policy.processor)
+    reference = lora.bare(policy)
+    trainer = make_trainer(strategy := Sharded(policy, torch.float32))
+    trainer.reference = reference
+    rollout = answers(trainer)
+    start, learner, actor = (trainer.score(rollout, scorer) for scorer in (reference, None, strategy.actor))
+    take_step(trainer, 0)
+    take_step(trainer, 1)
+    under = {id(parameter) for parameter in strategy.learner.parameters()}
+    return {
+        "shared": all(id(parameter) in under for parameter in reference.parameters()),
+        "whole": sum(parameter.numel() for parameter in reference.parameters()) == base,
+        "equal": torch.equal(start, learner) and torch.equal(start, actor),
+        "moved": not torch.equal(trainer.score(rollout), learner),
+        "kept": torch.equal(trainer.score(rollout, reference), start),
+    }
+
+
+def answers(trainer: Trainer) -> Rollout:
+    return trainer.strategy.actor.sample("mm2t", trainer.batches[0], RECIPE.sampling.of("mm2t"), key="x")
+
+
 def whole(tensor: torch.Tensor) -> torch.Tensor:
     return (tensor.full_tensor() if isinstance(tensor, DTensor) else tensor).clone()
 
@@ -182,6 +210,7 @@ def main(out: Path) -> None:
     found |= {"sharded": two_steps(sharded), "shards": shards(sharded)}
     saved = [found["replicated"]["between"]]  # as all of them would read it from the disk
     dist.broadcast_object_list(saved)
+    found["adapted"] = adapted()
     found["resumed"] = resumed(Sharded, saved[0])
     if dist.get_rank() == 0:
         torch.save(found, out)

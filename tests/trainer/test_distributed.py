@@ -95,3 +95,7 @@ def test_what_learns_is_in_shards_and_the_rest_is_there_once(two: dict[str, Any]
 def test_a_run_goes_on_under_another_strategy(one: dict[str, Any], two: dict[str, Any]) -> None:
     assert_same_step(two["resumed"]["step"], one["steps"][1])
     assert_same_save(two["resumed"]["after"], one["after"])
+
+
+def test_the_start_of_sharded_adapters_stands_on_their_weights(two: dict[str, Any]) -> None:
+    assert two["adapted"] == dict.fromkeys(["shared", "whole", "equal", "moved", "kept"], True)
