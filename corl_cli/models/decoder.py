@@ -164,7 +164,7 @@ class Decoder:
             attend = _bias(((causal & visible[:, None]) | itself)[:, None], self.dtype)
         states, read = self._read(embeds.float(), cache.rotations[positions], attend)
         if shared:
-            cache.prompts = read
+            cache.prompts = [(own_keys.contiguous(), own_values.contiguous()) for own_keys, own_values in read]
             cache.offsets = lengths.repeat_interleave(group_size)
             cache.hidden_prompts = self._hide(visible, 1) if padded else None
         else:
@@ -237,7 +237,7 @@ class Decoder:
             attended = torch.bmm(_softmax(scores, self.dtype), values)
         else:
             first_keys, first_values = (held.flatten(0, 1) for held in cache.prompts[number])
-            first = _scores(own.view(count * kv_heads, -1, width), first_keys, cache.hidden_prompts)
+            first = _scores(own.reshape(count * kv_heads, -1, width), first_keys, cache.hidden_prompts)
             length = first.shape[-1]
             weights = _softmax(torch.cat([first.view(*scores.shape[:2], length), scores], -1), self.dtype)
             attended = torch.bmm(weights[..., length:], values)

@@ -1,11 +1,18 @@
 import pytest
 import torch
-from transformers import LlamaConfig, LlamaModel
+from torch import Tensor
+from torch.utils._python_dispatch import TorchDispatchMode
 
-from corl_cli.core.types import Sampling
+from corl_cli.core.types import Sampling, Task, Triplet
+from corl_cli.models import noise, sampling
+from corl_cli.models.decoder import GPU, Cache, Pace
+from corl_cli.models.graphs import Graphs
+from corl_cli.models.janus import JanusPolicy
 from corl_cli.models.logprobs import guide
 from corl_cli.models.noise import row_keys
-from corl_cli.models.sampling import Cache, Decoder, choose, draw, nucleus
+from corl_cli.models.sampling import choose, draw, nucleus
+
+BOTH = pytest.mark.parametrize("task", ["t2i", "mm2t"])
 
 
 def test_nucleus_keeps_the_smallest_set_that_reaches_top_p() -> None:
@@ -47,7 +54,6 @@ def test_drawings_record_the_log_probs_of_the_scoring_by_hand(scoring: str) -> N
         Still(),  # type: ignore[arg-type]
         conditional[:, None],
         torch.ones(1, 1),
-        torch.nn.Identity(),
         torch.eye(3),
         sampling,
         row_keys(["a"], torch.device("cpu")),
@@ -59,33 +65,106 @@ def test_drawings_record_the_log_probs_of_the_scoring_by_hand(scoring: str) -> N
 
 
 class Still:
-    """A decoder whose hidden state is the prompt's last embedding."""
+    """A decoder whose hidden state is the prompt's last embedding, and whose logits are that."""
 
-    def prefill(self, embeds: torch.Tensor, mask: torch.Tensor, capacity: int) -> tuple[torch.Tensor, Cache]:
-        nothing = torch.zeros(len(embeds), 1, 1, 1)
-        return embeds[:, -1], Cache(keys=[], values=[], bias=None, rotation=(nothing, nothing), length=1)
+    def prefill(self, embeds: Tensor, mask: Tensor, group_size: int, room: int) -> tuple[Tensor, Cache | None]:
+        return embeds[:, -1], None
+
+    def logits(self, task: Task, states: Tensor) -> Tensor:
+        return states
 
 
-@pytest.mark.parametrize("kv_heads", [4, 2, 1])
-def test_steps_with_a_cache_equal_one_pass_over_everything(kv_heads: int) -> None:
-    torch.manual_seed(0)
-    config = LlamaConfig(
-        vocab_size=11,
-        hidden_size=32,
-        intermediate_size=48,
-        num_hidden_layers=2,
-        num_attention_heads=4,
-        num_key_value_heads=kv_heads,
-    )
-    llama, lm_head = LlamaModel(config).eval(), torch.nn.Linear(32, 11, bias=False)
-    embeds = torch.randn(3, 9, 32)
-    mask = torch.ones(3, 9, dtype=torch.long)
-    mask[1, :2] = 0  # left padding
-    positions = (mask.cumsum(-1) - 1).clamp(min=0)
-    with torch.no_grad():
-        whole = llama(inputs_embeds=embeds, attention_mask=mask, position_ids=positions).last_hidden_state
-        decoder = Decoder(llama, lm_head, torch.float32)
-        hidden, cache = decoder.prefill(embeds[:, :5], mask[:, :5], capacity=9)
-        assert torch.allclose(hidden, whole[:, 4], atol=1e-5)
-        for column in range(5, 9):
-            assert torch.allclose(decoder.step(embeds[:, column], cache), whole[:, column], atol=1e-5)
+class Tape(TorchDispatchMode):
+    """What a CUDA graph is, on a CPU: the operations of one run of a step with the tensors and numbers that they had.
+
+    They are done again without the Python around them.
+    """
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.calls: list[tuple] = []
+
+    def __torch_dispatch__(self, func, types, args=(), kwargs=None):  # type: ignore[no-untyped-def]
+        waits = (torch.ops.aten._local_scalar_dense.default, torch.ops.aten.nonzero.default)
+        assert func not in waits, f"{func} waits for the device"
+        made = func(*args, **(kwargs or {}))
+        self.calls.append((func, args, kwargs or {}, made))
+        return made
+
+    def replay(self) -> None:
+        for func, args, kwargs, made in self.calls:
+            if func.is_view:
+                continue  # the same memory
+            again = func(*args, **kwargs)
+            for old, new in zip(*(each if isinstance(each, tuple) else (each,) for each in (made, again)), strict=True):
+                if old.data_ptr() != new.data_ptr():
+                    old.copy_(new)
+
+
+class Taped(Graphs):
+    """Graphs with tapes in place of CUDA's recordings."""
+
+    replays = 0
+
+    def __init__(self, device: torch.device) -> None:
+        super().__init__(device)
+        self.tapes: dict = {}
+
+    def run(self, key, step) -> None:  # type: ignore[no-untyped-def]
+        if key not in self.tapes:
+            self.tapes[key] = None
+            step()
+        elif self.tapes[key] is None:
+            with Tape() as self.tapes[key]:
+                step()
+        else:
+            self.tapes[key].replay()
+            Taped.replays += 1
+
+
+@BOTH
+@pytest.mark.parametrize("cfg_weight", [1.0, 4.0])
+def test_replayed_steps_give_the_same_tokens(
+    policy: JanusPolicy, triplets: list[Triplet], task: Task, cfg_weight: float, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Several prompts, left padding, rows that end early, columns in blocks, finished rows looked for now and then."""
+    hot = Sampling(group_size=8, temperature=2.0, top_p=0.95, cfg_weight=cfg_weight, max_new_tokens=40)
+    plain = policy.sample(task, triplets, hot, key="k")
+    monkeypatch.setattr(sampling, "Graphs", Taped)
+    monkeypatch.setattr(noise, "_BLOCK", 1)  # made by the step itself, as on a GPU
+    monkeypatch.setattr(policy._decoder, "pace", Pace(columns=8, look=3, shrink=0.5))
+    monkeypatch.setattr(Taped, "replays", 0)
+    replayed = policy.sample(task, triplets, hot, key="k")
+    assert Taped.replays > 5
+    assert torch.equal(replayed.completion_ids, plain.completion_ids)
+    assert torch.equal(replayed.completion_mask, plain.completion_mask)
+    assert torch.allclose(replayed.logps, plain.logps, atol=1e-5)
+
+
+def test_a_step_is_run_then_recorded_then_replayed() -> None:
+    done: list[str] = []
+
+    class Recording:
+        def replay(self) -> None:
+            done.append("replay")
+
+    class Recorded(Graphs):
+        def _record(self, step, stream) -> Recording:  # type: ignore[no-untyped-def, override]
+            done.append("record")
+            return Recording()
+
+    graphs = Recorded(torch.device("cpu"))
+    graphs.run("a", lambda: done.append("step"))
+    graphs.run("a", lambda: done.append("step"))
+    assert done == ["step", "step"], "elsewhere than on a GPU steps are simply run"
+    done.clear()
+    graphs = Recorded(torch.device("cpu"))
+    graphs._stream = object()  # type: ignore[assignment]
+    for key in ("a", "a", "a", "b"):
+        graphs.run(key, lambda: done.append("step"))
+    assert done == ["step", "record", "replay", "replay", "step"]
+
+
+def test_a_gpu_hides_columns_that_are_still_empty() -> None:
+    assert GPU.columns > 1
+    assert GPU.columns % 8 == 0, "aligned for its matrix products"
