@@ -6,41 +6,36 @@ import torch
 from torch import Tensor
 from torch.utils.checkpoint import checkpoint
 
-from corl_cli.models.base import Scored
-
 Head = Callable[[Tensor], Tensor]  # hidden states [R, D] -> logits [R, V]
 
 CHUNK_LOGITS = 1 << 26  # logits held at once: 256 MiB in float32
 
 
-def token_logps(head: Head, hidden: Tensor, ids: Tensor, mask: Tensor, temperature: float, vocab_size: int) -> Scored:
-    """log softmax(head(hidden) / temperature)[ids] and the entropies, where mask.
+def token_logps(
+    head: Head, states: Tensor, targets: Tensor, temperature: float, vocab_size: int
+) -> tuple[Tensor, Tensor]:
+    """log softmax(head(states) / temperature)[targets] and the entropies, [R] each in float32.
 
-    hidden [N, L, D]: row k must be the state that predicts token k; ids, mask [N, L]. Only unmasked positions pass
-    through the head, in chunks whose logits are computed again in the backward pass.
+    states [R, D]: each must be the one that predicts its target [R]. They pass through the head in chunks, whose logits
+    are computed again in the backward pass; the entropies are not, and carry no gradient.
     """
-    active = mask.bool()
-    states, targets = hidden[active], ids[active]
     size = max(1, CHUNK_LOGITS // vocab_size)
     recompute = len(states) > size and torch.is_grad_enabled()
 
     def score(states: Tensor, targets: Tensor) -> tuple[Tensor, Tensor]:
-        logps = torch.log_softmax(head(states).float() / temperature, dim=-1)
-        with torch.no_grad():
-            entropies = torch.special.entr(logps.exp()).sum(-1)
-        return logps.gather(-1, targets[:, None])[:, 0], entropies
+        logits = head(states).float()
+        logps = torch.log_softmax(logits if temperature == 1 else logits / temperature, dim=-1)
+        chosen = logps.gather(-1, targets[:, None])[:, 0]
+        with torch.no_grad():  # last: what is computed again stops at the last tensor that a gradient needs
+            entropies = -(logps.exp() * logps).sum(-1)
+        return chosen, entropies
 
     chunks = [
         checkpoint(score, s, t, use_reentrant=False) if recompute else score(s, t)
         for s, t in zip(states.split(size), targets.split(size), strict=True)
     ]
-    blank = torch.zeros(ids.shape, dtype=torch.float32, device=hidden.device)
-    columns = zip(*chunks, strict=True)
-    return (
-        Scored(*(blank.masked_scatter(active, torch.cat(column)) for column in columns))
-        if chunks
-        else Scored(blank, blank)
-    )
+    logps, entropies = zip(*chunks, strict=True)
+    return torch.cat(logps), torch.cat(entropies)
 
 
 def guide(conditional: Tensor, unconditional: Tensor, weight: float) -> Tensor:

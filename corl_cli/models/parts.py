@@ -25,7 +25,8 @@ TOUCHED: dict[Part, tuple[Task, ...]] = {
 def prepare(model: Any, train: Collection[Part], dtype: torch.dtype) -> None:
     """Let the parts in `train` learn, or adapters where there are some, in float32; freeze and hold the rest in dtype.
 
-    A frozen language model keeps its norms and rotations in float32: the residual stream is.
+    A frozen language model keeps its embeddings, norms and rotations in float32: the residual stream is, and so the
+    scores of a frozen one are to the bit those of the learning one whose weights it has.
     """
     model.requires_grad_(False)
     inner = model.model
@@ -37,7 +38,7 @@ def prepare(model: Any, train: Collection[Part], dtype: torch.dtype) -> None:
             getattr(inner, name).to(dtype)
         else:
             for own, module in [*inner.language_model.named_modules(), ("lm_head", model.lm_head)]:
-                if isinstance(module, nn.Linear | nn.Embedding) and not lora.is_adapter(own):
+                if isinstance(module, nn.Linear) and not lora.is_adapter(own):
                     module.to(dtype)
     if lora.attached(model):
         for own, parameter in model.named_parameters():
