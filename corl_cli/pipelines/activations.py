@@ -1,0 +1,153 @@
+"""How much memory a language model's layers take in a forward and backward pass, counted without taking it.
+
+transformers' own layers, with adapters and checkpointing as in the recipe, run on fake tensors: shapes without values.
+What is alive at once is counted storage by storage, for few layers, and extended to all of them: layers are alike.
+"""
+
+from __future__ import annotations
+
+import json
+import weakref
+from collections.abc import Iterable
+from dataclasses import dataclass
+from functools import cache
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import Tensor, nn
+from torch._subclasses.fake_tensor import FakeTensorMode
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_leaves
+from torch.utils.weak import WeakIdKeyDictionary
+
+from corl_cli.core.recipe import Model
+from corl_cli.core.types import Task
+
+if TYPE_CHECKING:
+    from transformers import JanusConfig
+
+LAYERS = (3, 4)  # that are run; the first and the last differ from those between
+
+
+class Alive(TorchDispatchMode):
+    """The most bytes that were alive at once of tensors made inside; `held` ones were there before."""
+
+    def __init__(self, held: Iterable[Tensor]) -> None:
+        super().__init__()
+        self.now = self.peak = 0
+        self._known = WeakIdKeyDictionary({tensor.untyped_storage(): 0 for tensor in held})
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        out = func(*args, **(kwargs or {}))
+        for tensor in tree_leaves(out):
+            if isinstance(tensor, Tensor):
+                self._see(tensor.untyped_storage())
+        return out
+
+    def _see(self, storage: torch.UntypedStorage) -> None:
+        if storage in self._known:
+            return
+        nbytes = storage.nbytes()
+        self._known[storage] = nbytes
+        weakref.finalize(storage, self._free, nbytes)
+        self.now += nbytes
+        self.peak = max(self.peak, self.now)
+
+    def _free(self, nbytes: int) -> None:
+        self.now -= nbytes
+
+
+@dataclass(frozen=True, kw_only=True)
+class Layout:
+    """What one micro-batch of a task holds: `prompts` of `prompt_tokens`, each with a group of completions."""
+
+    task: Task
+    prompts: int
+    group_size: int
+    prompt_tokens: int
+    new_tokens: int
+
+
+def activations(config: JanusConfig, model: Model, layout: Layout) -> int:
+    """Bytes of a micro-batch's forward and backward pass besides the weights and their gradients.
+
+    Casts of weights to the compute precision and the logits are in it; the vision tower is not.
+    """
+    layers = config.text_config.num_hidden_layers
+    learning = model.model_copy(update={"checkpoint": "", "attention": "sdpa"}).model_dump_json()
+    counted = [_count(config.to_json_string(), learning, layout, few) for few in (min(layers, few) for few in LAYERS)]
+    slopes = [(many - few) / (LAYERS[1] - LAYERS[0]) for few, many in zip(*counted, strict=True)]
+    return round(max(few + slope * max(0, layers - LAYERS[0]) for few, slope in zip(counted[0], slopes, strict=True)))
+
+
+@cache
+def _count(config: str, model: str, layout: Layout, layers: int) -> tuple[int, int]:
+    """The most bytes alive in the forward and in the backward half of a pass through so many layers."""
+    from corl_cli.models import packing
+
+    learning = Model.model_validate_json(model)
+    policy = _policy(json.loads(config), learning, layers)
+    rows = layout.prompts * layout.group_size
+    laid = packing.lay_out(
+        torch.ones(layout.prompts, layout.prompt_tokens), torch.ones(rows, layout.new_tokens, dtype=torch.bool)
+    )
+    with FakeTensorMode(allow_non_fake_inputs=True):
+        _fake(policy)
+        held = [tensor for weight in policy.parameters() for tensor in (weight, weight.grad) if tensor is not None]
+        with Alive(held) as alive:
+            with torch.autocast("cpu", dtype=torch.bfloat16, enabled=learning.dtype == "bfloat16"):
+                logps = _score(policy, layout, laid)
+            forward, alive.peak = alive.peak, alive.now
+            if logps.requires_grad:
+                logps.backward(torch.empty_like(logps))
+    return forward, alive.peak
+
+
+def _score(policy: Any, layout: Layout, laid: Any) -> Tensor:
+    """The log-probs of a packed micro-batch, as the policy's own forward pass has them."""
+    from corl_cli.models import packing
+    from corl_cli.models.logprobs import token_logps
+
+    inner, drawing = policy.model, layout.task == "t2i"
+    ids = torch.zeros(layout.prompts * layout.group_size, layout.new_tokens, dtype=torch.long)
+    prompts = inner.language_model.embed_tokens(torch.zeros(layout.prompts, layout.prompt_tokens, dtype=torch.long))
+    embed = policy.prepare_embeddings_for_image_generation if drawing else inner.language_model.embed_tokens
+    states = laid.predicting(packing.run(inner.language_model, laid.pack(prompts.float(), embed(ids[:, :-1])), laid))
+    head, width = (inner.generation_head.vision_head if drawing else policy.lm_head), 1.0
+    found: Tensor = token_logps(
+        inner.generation_head if drawing else policy.lm_head, states, laid.chosen(ids), width, head.out_features
+    )[0]
+    return found
+
+
+def _policy(config: dict[str, Any], learning: Model, layers: int) -> nn.Module:
+    """A Janus of these shapes with so many layers, on the device meta; what learns is as in training."""
+    from transformers import JanusConfig, JanusForConditionalGeneration
+
+    from corl_cli.models import lora, packing, parts
+
+    config["text_config"] |= {"num_hidden_layers": layers}
+    config["vision_config"] |= {"num_hidden_layers": 1}  # not run here
+    with torch.device("meta"):
+        policy = JanusForConditionalGeneration(JanusConfig(**config | {"tie_word_embeddings": False}))
+        if learning.lora:
+            lora.attach(policy, learning.lora, None)
+    parts.prepare(policy, () if learning.lora else learning.train, getattr(torch, learning.dtype))
+    language_model: Any = policy.model.language_model
+    packing.install(language_model)
+    if learning.gradient_checkpointing:
+        language_model.gradient_checkpointing_enable({"use_reentrant": False})
+    return policy.train()
+
+
+def _fake(module: nn.Module) -> None:
+    """Give the modules fake parameters of their shapes, and gradients to add to."""
+    for part in module.modules():
+        for name, old in part._parameters.items():
+            if old is not None:
+                new = nn.Parameter(torch.empty(old.shape, dtype=old.dtype), requires_grad=old.requires_grad)
+                new.grad = torch.empty_like(new) if old.requires_grad else None
+                part._parameters[name] = new
+        for name, buffer in part._buffers.items():
+            if buffer is not None:
+                part._buffers[name] = torch.empty(buffer.shape, dtype=buffer.dtype)
