@@ -5,12 +5,14 @@ What is needed is said by what loads it: requirements of the policy, the data, t
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
+from functools import cache
 from pathlib import Path
 from typing import Literal
 
 from huggingface_hub import constants
+from huggingface_hub.utils import get_session
 
 from corl_cli.core.errors import CorlError
 from corl_cli.core.progress import Progress
@@ -21,6 +23,8 @@ from corl_cli.pipelines.catalogue import requirements
 from corl_cli.rewards import bind
 
 __all__ = ["Fetched", "Wanted", "fetch", "lacking", "wanted"]
+
+SECONDS = 10  # for the hub's first answer
 
 
 @dataclass(frozen=True)
@@ -59,10 +63,11 @@ def lacking(recipe: Recipe) -> list[Requirement]:
 def fetch(wanted: Sequence[Wanted], shown: Progress) -> Iterator[Fetched]:
     """Bring each thing to where it is looked for; one that fails does not keep the others.
 
-    What lies here whole is not touched. Downloads of the hub go on where they stopped.
+    What lies here whole is not touched, downloads of the hub go on where they stopped. A failure is told in one line.
     """
+    unreachable = cache(_unreachable)  # asked at most once: libraries would try each thing for half a minute
     for one in wanted:
-        found = _fetch(one)
+        found = _fetch(one, unreachable)
         shown.advance(1, one.name)
         yield found
 
@@ -99,21 +104,34 @@ def _benchmarks(recipe: Recipe) -> list[Requirement]:
     return [need for benchmark in bound for need in (*benchmark.requirements(), *benchmark.scorers())]
 
 
-def _fetch(one: Wanted) -> Fetched:
+def _fetch(one: Wanted, unreachable: Callable[[], str]) -> Fetched:
     try:
         if path := one.here():
             return _lies(one, "here", path)
         if constants.HF_HUB_OFFLINE:
-            return Fetched(one, "failed", "it is not here, and HF_HUB_OFFLINE is set", 0, None)
+            return _failed(one, "it is not here, and HF_HUB_OFFLINE is set")
+        if one.kind != "file" and (why := unreachable()):
+            return _failed(one, why)
         path = one.get()
-        if one.here() is None:
-            raise CorlError(f"{path} is there and cannot be used: see corl doctor.")
-        return _lies(one, "fetched", path)
-    except Exception as error:  # the network's, the disk's and the libraries': each has classes of its own
-        told = error.message if isinstance(error, CorlError) else str(error) or type(error).__name__
-        hint = getattr(error, "hint", None)
-        lines = [told.strip().splitlines()[0], *([hint] if hint else [])]
-        return Fetched(one, "failed", " ".join(lines), 0, None)
+        return _lies(one, "fetched", path) if one.here() else _failed(one, f"{path} is damaged: see corl doctor")
+    except CorlError as error:
+        return _failed(one, error.message, error.hint)
+    except Exception as error:  # the disk's, and those of a user's own class
+        return _failed(one, str(error).strip() or type(error).__name__)
+
+
+def _failed(one: Wanted, why: str, hint: str | None = None) -> Fetched:
+    said = [text.splitlines()[0].rstrip(".") + "." for text in (why, hint) if text]
+    return Fetched(one, "failed", " ".join(said), 0, None)
+
+
+def _unreachable() -> str:
+    """Why the hub cannot be reached; empty where it answers, whatever it says."""
+    try:
+        get_session().head(constants.ENDPOINT, timeout=SECONDS)
+    except Exception as error:  # of the library under huggingface_hub, which is not the same in all its versions
+        return f"{constants.ENDPOINT} cannot be reached: {str(error) or type(error).__name__}"
+    return ""
 
 
 def _lies(one: Wanted, state: Literal["here", "fetched"], path: Path) -> Fetched:

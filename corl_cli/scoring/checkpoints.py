@@ -188,23 +188,23 @@ def fetch(name: str, checkpoint: str, architecture: str | None = None, words: bo
         files = [file.rfilename for file in model_info(checkpoint, timeout=HUB_SECONDS).siblings or []]
         safe = any(file in files for file in ("model.safetensors", "model.safetensors.index.json"))
         weights = ["model.safetensors", "model-*.safetensors"] if safe else ["pytorch_model.bin", "pytorch_model-*.bin"]
-        snapshot_download(checkpoint, allow_patterns=_TEXTS)
+        snapshot_download(checkpoint, allow_patterns=[*_TEXTS])
         folder = Path(snapshot_download(checkpoint, allow_patterns=weights))
     except GatedRepoError as error:
         raise CorlError(
-            f"No {name}: {checkpoint} is not here, and the hub gives it only to those who have asked its owners.",
+            f"{checkpoint} ({name}) is not here, and the hub gives it only to those who have asked its owners.",
             f"Ask on https://huggingface.co/{checkpoint}, then hf auth login.",
         ) from error
     except RepositoryNotFoundError as error:
         raise CorlError(
-            f"No {name}: {checkpoint} is not here, and the hub has no such model, or it is private.",
+            f"{checkpoint} ({name}) is not here, and the hub has no such model, or it is private.",
             "Check the name; a private model wants hf auth login.",
         ) from error
     except Exception as error:  # no network, no permission, no space: each has classes of its own
         full = isinstance(error, OSError) and error.errno == ENOSPC
         reason = f"the disk of {constants.HF_HUB_CACHE} is full" if full else _reason(error)
         raise CorlError(
-            f"No {name}: {checkpoint} is not here, and could not be fetched: {reason}",
+            f"{checkpoint} ({name}) is not here, and could not be fetched: {reason}",
             "Make room, or name a larger disk as HF_HOME."
             if full
             else f"Try hf download {checkpoint} where there is a network, or give a folder.",

@@ -115,8 +115,8 @@ def _requirement(name: str, data: str | None, lmms: LmmsTask) -> Requirement:
             found = error.message.rstrip(".") if folder.is_dir() else f"there is no folder {folder}"
             return Requirement(name=what, state="missing", detail=found, remedy=remedy)
         return Requirement(name=what, state="ok", detail=str(folder))
-    if found := prepared(lmms.dataset, lmms.split, cache()):
-        return Requirement(name=what, state="ok", detail=str(found))
+    if place := prepared(lmms.dataset, lmms.split, cache()):
+        return Requirement(name=what, state="ok", detail=str(place))
     if constants.HF_HUB_OFFLINE:
         detail = "it was never read here, and HF_HUB_OFFLINE is set"
         return Requirement(name=what, state="missing", detail=detail, remedy=remedy)
