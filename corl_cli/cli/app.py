@@ -10,6 +10,7 @@ from typer.core import TyperGroup
 from corl_cli import __version__
 from corl_cli.cli import (
     bench,
+    convert,
     data,
     doctor,
     evaluate,
@@ -65,6 +66,7 @@ app = typer.Typer(
 app.command("prepare-data", epilog="Example: corl prepare-data --limit 500 --out data/first")(prepare.prepare_data)
 app.add_typer(train.app, name="train")
 app.command(epilog="Example: corl merge runs/t2i runs/mm2t --base world --out merged")(merge.merge)
+app.command(epilog="Example: corl convert deepseek-ai/Janus-Pro-1B --out janus-pro-1b")(convert.convert)
 app.add_typer(study.app, name="study")
 app.add_typer(reward.app, name="reward")
 app.add_typer(evaluate.app, name="eval")

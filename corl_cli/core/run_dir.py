@@ -6,6 +6,7 @@ import errno
 import json
 import os
 import platform
+import shutil
 import subprocess
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -156,6 +157,38 @@ def writing(path: Path) -> Iterator[None]:
                 f"No space left on the disk for {path}.", "Free some space, then go on with --resume."
             ) from error
         raise CorlError(f"{path} cannot be written: {error.strerror}.", "Choose another place with --out.") from error
+
+
+@contextmanager
+def whole_folder(out: Path) -> Iterator[Path]:
+    """A temporary folder beside `out` that gets its name when all went well and goes away when not."""
+    partial_folder = out.absolute().with_name(f".{out.absolute().name}.partial")
+    try:
+        with writing(out):
+            shutil.rmtree(partial_folder, ignore_errors=True)  # of one that was killed
+            partial_folder.mkdir(parents=True)
+        yield partial_folder
+        with writing(out):
+            partial_folder.rename(out.absolute())
+    finally:
+        shutil.rmtree(partial_folder, ignore_errors=True)
+
+
+def check_vacant(out: Path) -> None:
+    """UsageError when there is something at `out` already, other than an empty folder."""
+    if (out.exists() and not out.is_dir()) or (out.is_dir() and any(out.iterdir())):
+        raise UsageError(f"{out} exists and is not empty.", "Choose another place with --out.")
+
+
+def check_room(out: Path, nbytes: int, what: str) -> None:
+    """CorlError when the disk of `out` has less room than `what` takes."""
+    place = next(folder for folder in out.absolute().parents if folder.is_dir())
+    free = shutil.disk_usage(place).free
+    if nbytes > free:
+        raise CorlError(
+            f"{what} takes {nbytes / 1e9:.1f} GB, and {place} has {free / 1e9:.1f} GB free.",
+            "Free some space, or choose another place with --out.",
+        )
 
 
 def _provenance(command: Sequence[str]) -> dict[str, Any]:

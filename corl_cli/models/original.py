@@ -143,7 +143,7 @@ def _pool(vision: JanusConfig) -> Iterator[tuple[str, tuple[int, ...]]]:
 
 
 def misfits(weights: Weights, expected: Shapes) -> list[str]:
-    """A line for each tensor that is missing, misshapen or more than the format has; what is dropped may be anything."""
+    """A line for each tensor that is missing, misshapen or more than there should be; dropped ones may be anything."""
     found = {name: spec.shape for name, spec in weights.specs.items() if not dropped(name)}
     expected = {name: shape for name, shape in expected.items() if not dropped(name)}
     lines = [f"it lacks {name}" for name in sorted(expected.keys() - found.keys())]
@@ -205,7 +205,5 @@ def as_transformers(weights: Weights, config: JanusConfig) -> View:
 def as_original(weights: Weights, config: JanusConfig) -> View:
     """transformers' weights, which must fit `shapes`, as DeepSeek's; what they lack is zero."""
     wanted = original_shapes(config)
-    parts = {
-        name: [Part(ours, 0, weights.specs[ours].shape[0]) for ours in to_transformers(name)] for name in wanted
-    }
+    parts = {name: [Part(ours, 0, weights.specs[ours].shape[0]) for ours in to_transformers(name)] for name in wanted}
     return View(weights, wanted, parts)

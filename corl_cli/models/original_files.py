@@ -78,7 +78,8 @@ def config_from(original: Mapping[str, Any]) -> JanusConfig:
     _refuse(_foreign(original, params))
     sizes = siglip if siglip["model_name"] == OWN_SIGLIP else SIGLIP_SIZES
     coder = vq if original["gen_vision_config"].get("cls") == OWN_VQ else VQ_SIZES
-    text = LlamaConfig(**{key: value for key, value in original["language_config"].items() if key != "model_type"})
+    llama = original["language_config"]  # its defaults are transformers' own; how it attends is up to who loads it
+    text = LlamaConfig(**{key: llama[key] for key in (*LLAMA, "rope_theta", "rope_scaling") if key in llama})
     vision = JanusVisionConfig(
         hidden_size=sizes["width"],
         num_hidden_layers=sizes["layers"],
@@ -188,7 +189,10 @@ def _foreign(original: Mapping[str, Any], params: Mapping[str, Mapping[str, Any]
     ]
     needed = {"vision_config": ("image_size",), "gen_vision_config": ("n_embed", "image_token_size")}
     return faults + [
-        f"{section}.params.{key} is missing" for section, keys in needed.items() for key in keys - params[section].keys()
+        f"{section}.params.{key} is missing"
+        for section, keys in needed.items()
+        for key in keys
+        if key not in params[section]
     ]
 
 
@@ -234,7 +238,8 @@ def processor_from(folder: Path, roles: tuple[str, str]) -> JanusProcessor:
     for tag, (usual, name) in TAGS.items():
         token = tags.get(tag, usual)
         named[name] = named.get(name) if backend.token_to_id(token) is None and named.get(name) else token
-    lacking = [f"{name} ({token})" for name, token in named.items() if name != "unk_token" and not _known(backend, token)]
+    needed = {name: token for name, token in named.items() if name != "unk_token"}
+    lacking = [f"{name} ({token})" for name, token in needed.items() if not _known(backend, token)]
     if lacking:
         raise UsageError(f"{folder} has a tokenizer without {', '.join(lacking)}.", "Copy or fetch it again.")
     bos = str(named["bos_token"])

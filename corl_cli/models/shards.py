@@ -1,5 +1,4 @@
-"""Weights on disk, tensor by tensor: read by rows from safetensors, torch's own files or adapters, written as they come.
-"""
+"""Weights on disk, tensor by tensor: read by rows, from torch's files and adapters too, and written as they come."""
 
 from __future__ import annotations
 

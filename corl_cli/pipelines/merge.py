@@ -7,7 +7,6 @@ import json
 import math
 import shutil
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
 from dataclasses import dataclass, field
 from functools import partial, reduce
 from operator import add
@@ -22,7 +21,7 @@ from corl_cli import __version__
 from corl_cli.core.errors import CorlError, UsageError
 from corl_cli.core.numbers import finite
 from corl_cli.core.progress import Progress
-from corl_cli.core.run_dir import writing
+from corl_cli.core.run_dir import check_room, check_vacant, whole_folder, writing
 from corl_cli.models import shards
 from corl_cli.models.merge import Method, Moments, Movement, factors, gaussian, kind, weighted
 from corl_cli.models.shards import Spec
@@ -91,8 +90,10 @@ def check(
             opened.append(open_source(name))
         except CorlError as error:
             faults.append(error)
-    if (out.exists() and not out.is_dir()) or (out.is_dir() and any(out.iterdir())):
-        faults.append(UsageError(f"{out} exists and is not empty.", "Choose another place with --out."))
+    try:
+        check_vacant(out)
+    except CorlError as error:
+        faults.append(error)
     _refuse(faults)
     sources = opened[1:] if base else list(opened)
     _refuse(list(_twice(sources)))
@@ -108,7 +109,7 @@ def check(
         specs={name: Spec(spec.shape, _widest(sources, name)) for name, spec in opened[0].weights.specs.items()},
         out=out,
     )
-    _check_space(merge)
+    check_room(out, sum(spec.nbytes for spec in merge.specs.values()), "The merged model")
     return merge
 
 
@@ -118,7 +119,7 @@ def carry_out(merge: Merge, progress: Progress) -> dict[str, Any]:
     The folder is written under a temporary name and renamed, so that there is all of it or nothing. CorlError when a
     model holds NaN or infinity, or the disk is full.
     """
-    with _folder(merge.out) as partial_folder:
+    with whole_folder(merge.out) as partial_folder:
         work = _Work(merge, progress)
         _copy_companions(merge, partial_folder)
         shards.write(partial_folder, merge.specs, work.pieces)
@@ -253,33 +254,7 @@ def _widest(sources: Sequence[Source], name: str) -> torch.dtype:
     return reduce(torch.promote_types, (source.weights.specs[name].dtype for source in sources))
 
 
-def _check_space(merge: Merge) -> None:
-    needed = sum(spec.nbytes for spec in merge.specs.values())
-    place = next(folder for folder in merge.out.absolute().parents if folder.is_dir())
-    free = shutil.disk_usage(place).free
-    if needed > free:
-        raise CorlError(
-            f"The merged model takes {needed / 1e9:.1f} GB, and {place} has {free / 1e9:.1f} GB free.",
-            "Free some space, or choose another place with --out.",
-        )
-
-
 # ---- writing ---------------------------------------------------------------------------------------------------------
-
-
-@contextmanager
-def _folder(out: Path) -> Iterator[Path]:
-    """A temporary folder beside `out` that gets its name when all went well and goes away when not."""
-    partial_folder = out.absolute().with_name(f".{out.absolute().name}.partial")
-    try:
-        with writing(out):
-            shutil.rmtree(partial_folder, ignore_errors=True)  # a killed merge's
-            partial_folder.mkdir(parents=True)
-        yield partial_folder
-        with writing(out):
-            partial_folder.rename(out.absolute())
-    finally:
-        shutil.rmtree(partial_folder, ignore_errors=True)
 
 
 def _copy_companions(merge: Merge, folder: Path) -> None:

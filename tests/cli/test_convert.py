@@ -1,0 +1,247 @@
+"""`corl convert` on tiny Januses: both ways, and what it refuses."""
+
+import json
+import shutil
+import signal
+
+import original_janus
+import pytest
+import torch
+from safetensors.torch import load_file, save_file
+from typer.testing import CliRunner
+
+from corl_cli.cli.app import app
+from corl_cli.core.recipe import Lora
+from corl_cli.models import fitness, shards
+from corl_cli.models.janus import JanusPolicy
+from corl_cli.pipelines import convert as pipeline
+from corl_cli.world import checkpoint
+
+
+def run(*arguments):
+    return CliRunner().invoke(app, ["convert", *map(str, arguments)])
+
+
+def converted(*arguments):
+    result = run(*arguments, "--json")
+    assert result.exit_code == 0, result.output
+    return json.loads(result.stdout)
+
+
+def refused(*arguments):
+    result = run(*arguments)
+    assert result.exit_code in (1, 2), result.output
+    return result.stderr
+
+
+def tensors(folder):
+    return {name: value for file in folder.glob("*.safetensors") for name, value in load_file(file).items()}
+
+
+def change(file, **values):
+    file.write_text(json.dumps(json.loads(file.read_text()) | values))
+
+
+@pytest.fixture(scope="module")
+def state():
+    torch.manual_seed(0)
+    return {name: value.bfloat16() for name, value in original_janus.Original().state_dict().items()}
+
+
+@pytest.fixture
+def original(state, tmp_path):
+    """A checkpoint as DeepSeek's are: bfloat16, in one pickle."""
+    folder = original_janus.save_files(tmp_path / "original")
+    torch.save(state, folder / "pytorch_model.bin")
+    return folder
+
+
+def test_the_world_goes_to_deepseeks_format_and_comes_back_the_same(tmp_path):
+    there, back = tmp_path / "there", tmp_path / "back"
+    report = converted("world", "--out", there)
+    assert (report["from"], report["to"], report["dtype"]) == ("transformers", "deepseek", "bfloat16")
+    assert report["equal"]
+    assert not report["known_to_deepseek"]
+    assert json.loads((there / "config.json").read_text())["model_type"] == "multi_modality"
+    again = converted(there, "--out", back)
+    assert again["answers"] == report["answers"]
+    assert (again["dropped"], again["zeros"]) == (report["zeros"], 0)
+    ours, theirs = tensors(checkpoint()), tensors(back)
+    assert ours.keys() == theirs.keys()
+    assert all(torch.equal(ours[name], theirs[name]) and ours[name].dtype == theirs[name].dtype for name in ours)
+    for name in ("config.json", "generation_config.json", "processor_config.json", "tokenizer.json"):
+        assert json.loads((back / name).read_text()) == json.loads((checkpoint() / name).read_text()), name
+    assert (back / "chat_template.jinja").read_text() == (checkpoint() / "chat_template.jinja").read_text()
+
+
+def test_a_pickle_becomes_a_checkpoint_that_can_be_trained(original, state, tmp_path):
+    out = tmp_path / "out"
+    result = run(original, "--out", out)
+    assert result.exit_code == 0, result.output
+    assert "Left out: 14 tensors" in result.stdout
+    assert "all is finite" in result.stdout
+    assert f"--from {out}" in result.stderr
+    fitness.check(out)
+    policy = JanusPolicy.load(out)
+    qkv = state["vision_model.vision_tower.blocks.1.attn.qkv.weight"].float()
+    found = policy.weights()["model.vision_model.encoder.layers.1.self_attn.v_proj.weight"]
+    assert torch.equal(found, qkv[2 * original_janus.WIDTH :])
+    assert {path.name for path in tmp_path.iterdir()} == {"original", "out"}, "nothing else is left"
+
+
+@pytest.mark.parametrize("kind", ["safetensors", "bin"])
+def test_shards(kind, original, state, tmp_path, monkeypatch):
+    whole = tmp_path / "whole"
+    converted(original, "--out", whole)
+    names = sorted(state)
+    parts = {f"{number}.{kind}": names[number::2] for number in range(2)}
+    (original / "pytorch_model.bin").unlink()
+    for file, part in parts.items():
+        (save_file if kind == "safetensors" else torch.save)({name: state[name] for name in part}, original / file)
+    stem = shards.WEIGHTS if kind == "safetensors" else shards.PICKLED
+    index = {"weight_map": {name: file for file, part in parts.items() for name in part}}
+    (original / f"{stem}.index.json").write_text(json.dumps(index))
+    monkeypatch.setattr(shards, "SHARD_BYTES", 100_000)
+    converted(original, "--out", tmp_path / "out")
+    assert len(list((tmp_path / "out").glob("*.safetensors"))) > 1
+    ours, theirs = tensors(whole), tensors(tmp_path / "out")
+    assert ours.keys() == theirs.keys()
+    assert all(torch.equal(ours[name], theirs[name]) for name in ours)
+
+    half = (original / f"1.{kind}").read_bytes()
+    (original / f"1.{kind}").write_bytes(half[: len(half) // 2])
+    assert f"1.{kind} cannot be read" in refused(original, "--out", tmp_path / "half")
+    (original / f"1.{kind}").unlink()
+    assert f"lacks 1.{kind}" in refused(original, "--out", tmp_path / "half")
+
+
+def test_another_type(original, state, tmp_path):
+    assert converted(original, "--out", tmp_path / "wide", "--dtype", "float32")["dtype"] == "float32"
+    assert json.loads((tmp_path / "wide" / "config.json").read_text())["dtype"] == "float32"
+    wide = tensors(tmp_path / "wide")
+    assert torch.equal(wide["lm_head.weight"], state["language_model.lm_head.weight"].float())
+    report = converted(tmp_path / "wide", "--out", tmp_path / "narrow", "--dtype", "bfloat16", "--to", "deepseek")
+    assert report["dtype"] == "bfloat16"
+    narrow = tensors(tmp_path / "narrow")
+    kept = {name: value for name, value in state.items() if "attn_pool" not in name and "codebook_used" not in name}
+    assert all(torch.equal(narrow[name], kept[name]) for name in kept)
+    assert narrow.keys() == state.keys(), "all that the original loads is there"
+
+
+def test_adapters_are_folded_on_the_way(tmp_path):
+    policy = JanusPolicy.load(checkpoint(), adapters=Lora(rank=4, alpha=8))
+    torch.manual_seed(0)
+    for name, parameter in policy.model.named_parameters():
+        if "lora_" in name:
+            torch.nn.init.normal_(parameter, std=0.05)
+    policy.save(tmp_path / "lora")
+    converted(tmp_path / "lora", "--out", tmp_path / "there")
+    name = "layers.0.self_attn.q_proj.weight"
+    expected = JanusPolicy.load(tmp_path / "lora").weights()[f"model.language_model.{name}"]
+    assert torch.allclose(tensors(tmp_path / "there")[f"language_model.model.{name}"], expected, atol=1e-6)
+    same = refused(tmp_path / "lora", "--out", tmp_path / "no", "--to", "transformers")
+    assert "corl merge" in same
+
+
+def test_a_dry_run_writes_nothing(original, tmp_path):
+    report = converted(original, "--out", tmp_path / "out", "--dry-run")
+    assert (report["to"], report["dropped"]) == ("transformers", 14)
+    assert "answers" not in report
+    assert {path.name for path in tmp_path.iterdir()} == {"original"}
+
+
+def test_tensors_that_do_not_fit_are_named(original, state, tmp_path):
+    broken = dict(state) | {"aligner.layers.0.bias": torch.zeros(3), "vision_gen_dec_model.bias": torch.zeros(1)}
+    del broken["gen_embed.weight"]
+    torch.save(broken, original / "pytorch_model.bin")
+    words = refused(original, "--out", tmp_path / "out")
+    for part in ("lacks gen_embed.weight", "vision_gen_dec_model.bias, which no Janus has", "layers.0.bias is [3]"):
+        assert part in words
+
+
+def test_other_models_are_refused(original, tmp_path):
+    said = json.loads((original / "config.json").read_text())
+    for flow in ("gen_head_config", "gen_vision_config", "gen_aligner_config"):
+        del said[flow]
+    (original / "config.json").write_text(json.dumps(said))
+    assert "JanusFlow" in refused(original, "--out", tmp_path / "out")
+    change(original / "config.json", model_type="clip")
+    assert "is no Janus: its config.json says clip" in refused(original, "--out", tmp_path / "out")
+    (original / "config.json").write_text("{")
+    assert "config.json" in refused(original, "--out", tmp_path / "out")
+    assert not (tmp_path / "out").exists()
+
+
+def test_what_deepseeks_code_cannot_be_is_refused(tmp_path):
+    folder = shutil.copytree(checkpoint(), tmp_path / "janus")
+    said = json.loads((folder / "config.json").read_text())
+    change(folder / "config.json", vision_config=said["vision_config"] | {"hidden_act": "relu"})
+    assert "vision_config.hidden_act is relu, not gelu" in refused(folder, "--out", tmp_path / "out")
+
+
+def test_options_that_do_not_fit(original, tmp_path, monkeypatch):
+    out = tmp_path / "out"
+    assert "in deepseek's format already" in refused(original, "--out", out, "--to", "deepseek")
+    assert "exists and is not empty" in refused(original, "--out", original)
+    assert "needs SOURCE and --out" in refused("world")
+    assert "--fetch-only goes with --recipe" in refused("world", "--fetch-only")
+    assert "no/where" in refused("no/where", "--out", out)
+    assert "a dry run fetches nothing" in refused("no/where", "--out", out, "--dry-run")
+    monkeypatch.setattr(shutil, "disk_usage", lambda _: shutil._ntuple_diskusage(10, 10, 1000))
+    assert "GB free" in refused(original, "--out", out)
+    assert not out.exists()
+
+
+def test_what_fails_half_way_leaves_nothing(original, state, tmp_path, monkeypatch):
+    poisoned = state["gen_embed.weight"].clone()
+    poisoned[3] = torch.inf
+    torch.save(state | {"gen_embed.weight": poisoned}, original / "pytorch_model.bin")
+    words = refused(original, "--out", tmp_path / "out")
+    assert "holds NaN or infinity in model.generation_embeddings.weight" in words
+    torch.save(state, original / "pytorch_model.bin")
+
+    def interrupt(*_):
+        signal.raise_signal(signal.SIGINT)
+
+    monkeypatch.setattr(pipeline, "_load", interrupt)  # all is written, and nothing asked
+    assert run(original, "--out", tmp_path / "out").exit_code == 130
+    assert {path.name for path in tmp_path.iterdir()} == {"original"}
+
+
+def test_a_disk_that_changes_what_is_written_is_noticed(original, tmp_path, monkeypatch):
+    write = shards.write
+
+    def damaging(folder, specs, pieces):
+        write(folder, specs, pieces)
+        file = folder / shards.WEIGHTS
+        content = bytearray(file.read_bytes())
+        content[-1] ^= 1
+        file.write_bytes(content)
+
+    monkeypatch.setattr(shards, "write", damaging)
+    assert "was written as other numbers than were read" in refused(original, "--out", tmp_path / "out")
+    assert not (tmp_path / "out").exists()
+
+
+def test_a_model_larger_than_the_memory_is_converted_and_not_asked(original, tmp_path, monkeypatch):
+    monkeypatch.setattr(pipeline, "_free_memory", lambda: 1000.0)
+    result = run(original, "--out", tmp_path / "out")
+    assert result.exit_code == 0
+    assert "was not asked anything" in result.stdout
+    fitness.check(tmp_path / "out")
+
+
+def test_fetching_what_a_recipe_needs():
+    nothing = run("--fetch-only", "--recipe", "world/sft")
+    assert nothing.exit_code == 0
+    assert "needs nothing from a network" in nothing.stdout
+    dry = run("--fetch-only", "--recipe", "unified/janus-pro-1b", "--dry-run", "--json")
+    assert dry.exit_code == 0
+    rows = {row["name"]: row for row in json.loads(dry.stdout)}
+    assert rows["deepseek-community/Janus-Pro-1B"]["kind"] == "model"
+    fetched = run("--fetch-only", "--recipe", "unified/janus-pro-1b", "--json")
+    assert fetched.exit_code == 1, "tests have no network"
+    states = {row["name"]: row["state"] for row in json.loads(fetched.stdout)}
+    assert states.keys() == rows.keys()
+    assert "failed" in states.values()
+    assert "Not fetched: " in fetched.stderr
