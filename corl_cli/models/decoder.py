@@ -93,6 +93,18 @@ class Cache:
         )
 
 
+def shares(length: int, group_size: int) -> bool:
+    """Whether a prompt of this length keeps its keys apart from those of its rows, which all read them."""
+    return length >= SHARED_PROMPT and group_size > 1
+
+
+def cache_bytes(config: Any, dtype: torch.dtype, length: int, group_size: int, room: int) -> int:
+    """Bytes of the cache of one prompt of this length with `room` new tokens in each row, of a Llama's configuration."""
+    prompts = 1 if shares(length, group_size) else group_size
+    entries: int = config.num_hidden_layers * 2 * config.num_key_value_heads * config.head_dim
+    return entries * (prompts * length + group_size * room) * dtype.itemsize
+
+
 class Decoder:
     """Reads a batch of prompts (`prefill`), then takes one token of each row at a time (`step`)."""
 
@@ -150,7 +162,7 @@ class Decoder:
         shared by their rows where that pays, unless `shared` says whether.
         """
         count, length, _ = embeds.shape
-        shared = length >= SHARED_PROMPT and group_size > 1 if shared is None else shared
+        shared = shares(length, group_size) if shared is None else shared
         visible = mask.bool()
         padded = not bool(visible.all())
         cache = self._blank(count, group_size, room if shared else length + room, embeds)

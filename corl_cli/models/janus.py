@@ -19,14 +19,22 @@ from corl_cli.core.recipe import Lora, Part
 from corl_cli.core.types import Rollout, Sampling, Task, Triplet
 from corl_cli.models import images, loading, lora, parts
 from corl_cli.models.base import Count, Embedded, Scored, UnifiedPolicy
-from corl_cli.models.decoder import Decoder
+from corl_cli.models.decoder import Decoder, cache_bytes
 from corl_cli.models.logprobs import Head, mixed, token_logps
 from corl_cli.models.noise import row_keys
 from corl_cli.models.packing import Packing, install, lay_out, run
 from corl_cli.models.prompts import ChatPrompts
 from corl_cli.models.sampling import draw, write
 
-CACHE_BYTES = 8 << 30  # keys and values held at once while sampling
+CACHE_BYTES = 8 << 30  # keys and values held at once while sampling on a CPU
+CACHE_SHARE = 5  # ... and on a GPU: this part of its memory, so that 8 prompts of Janus-Pro-1B go at once into 80 GB
+
+
+def cache_room(device: torch.device) -> int:
+    """Bytes of keys and values that sampling on this device holds at once."""
+    if device.type != "cuda":
+        return CACHE_BYTES
+    return int(torch.cuda.get_device_properties(device).total_memory) // CACHE_SHARE
 
 
 class JanusPolicy(UnifiedPolicy):
@@ -88,7 +96,8 @@ class JanusPolicy(UnifiedPolicy):
         with torch.device("meta"):
             model = JanusForConditionalGeneration(config)
             layers = model.model.language_model.layers
-            copied = sum(p.numel() for part in (layers, model.lm_head) for p in part.parameters())
+            heads = (model.lm_head, model.model.generation_head)
+            copied = sum(p.numel() for part in (layers, *heads) for p in part.parameters())
             if adapters:
                 lora.attach(model, adapters, None)
         parts.prepare(model, () if adapters else train, torch.float32)
@@ -157,14 +166,14 @@ class JanusPolicy(UnifiedPolicy):
     ) -> tuple[Tensor, Tensor, Tensor]:
         """Completion tokens, their mask and log-probs [N, L] for encoded prompts [B, P]; one noise key for each row.
 
-        As many prompts go at once as their keys and values fit into CACHE_BYTES.
+        As many prompts go at once as the memory for keys and values has room for.
         """
         limit = self.num_drawing_tokens if task == "t2i" else sampling.max_new_tokens
         self._check_length(ids, limit)
-        config, group = self.model.config.text_config, len(keys) // len(ids)
-        columns = config.num_hidden_layers * 2 * config.num_key_value_heads * config.head_dim * self.dtype.itemsize
+        group = len(keys) // len(ids)
         halves = 2 if task == "t2i" and sampling.cfg_weight != 1 else 1
-        size = max(1, CACHE_BYTES // (group * halves * (ids.shape[1] + limit) * columns))  # prompts at once
+        each = halves * cache_bytes(self.model.config.text_config, self.dtype, ids.shape[1], group, limit)
+        size = max(1, cache_room(self.device) // each)  # prompts at once
         parts = [
             self._complete(task, ids[rows], mask[rows], None if pixels is None else pixels[rows], sampling, own)
             for rows, own in zip(
@@ -182,6 +191,7 @@ class JanusPolicy(UnifiedPolicy):
     def _complete(
         self, task: Task, ids: Tensor, mask: Tensor, pixels: Tensor | None, sampling: Sampling, keys: Tensor
     ) -> tuple[Tensor, Tensor, Tensor]:
+        plain = torch.autocast(self.device.type, enabled=False)  # the decoder casts by itself
         with self._inference():
             decoder = self._fresh_decoder()
             prompts = decoder.embed(ids)
@@ -189,12 +199,14 @@ class JanusPolicy(UnifiedPolicy):
                 assert pixels is not None
                 prompts = self._place(prompts, ids, self._see(pixels))
                 eos, pad = self.tokenizer.eos_token_id, self.tokenizer.pad_token_id
-                return write(decoder, prompts, mask, sampling, keys, eos, pad)
+                with plain:
+                    return write(decoder, prompts, mask, sampling, keys, eos, pad)
             unconditional = decoder.embed(self.prompts.unconditional(ids)) if sampling.cfg_weight != 1 else None
             vocabulary = torch.arange(self.model.config.vq_config.num_embeddings, device=self.device)
             embeddings = self.model.prepare_embeddings_for_image_generation(vocabulary)
             length = self.num_drawing_tokens
-            tokens, logps = draw(decoder, prompts, mask, embeddings, sampling, keys, length, unconditional)
+            with plain:
+                tokens, logps = draw(decoder, prompts, mask, embeddings, sampling, keys, length, unconditional)
             return tokens, torch.ones_like(tokens, dtype=torch.bool), logps
 
     def encode(
