@@ -219,7 +219,8 @@ def test_save_and_load_keep_every_score(policy: JanusPolicy, triplets: list[Trip
     count = JanusPolicy.count(tmp_path / "model")
     assert count.learn == sum(p.numel() for p in policy.trainable())
     assert count.learn + count.frozen == sum(p.numel() for p in policy.parameters())
-    copied = (policy.model.model.language_model.layers, policy.model.lm_head)
+    inner = policy.model.model
+    copied = (inner.language_model.layers, policy.model.lm_head, inner.generation_head)
     assert count.copied == sum(p.numel() for part in copied for p in part.parameters())
 
 
