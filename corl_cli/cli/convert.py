@@ -107,10 +107,10 @@ def _answers(answers: dict[str, float] | None, *, trained: bool) -> str:
 
 
 def _fetch(name: str, *, dry_run: bool, as_json: bool) -> None:
-    from corl_cli.core.loader import load, locate
+    from corl_cli.core.loader import load
     from corl_cli.pipelines.fetch import fetch, lacking, wanted
 
-    recipe = load(locate(name))
+    recipe = load(name)
     things = wanted(recipe)
     if dry_run:
         rows = [_row(one, "here" if (path := one.here()) else "to fetch", str(path or "")) for one in things]

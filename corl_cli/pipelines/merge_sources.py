@@ -9,12 +9,12 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from huggingface_hub import snapshot_download
 
 from corl_cli.core.errors import UsageError
 from corl_cli.models import lora
 from corl_cli.models.shards import ADAPTERS, Adapted, Saved, Weights
 from corl_cli.pipelines.build import locate
+from corl_cli.scoring.checkpoints import requirement
 
 LINES = 5  # tensors named per model when many differ
 
@@ -46,16 +46,16 @@ def _located(name: str) -> Path:
     folder = Path(locate(name)).expanduser()
     if folder.is_dir():
         return folder
-    try:
-        return Path(snapshot_download(name, local_files_only=True))
-    except Exception as error:  # no such id, or nothing of it in the cache: each has classes of its own
-        owner, _, model = name.partition("/")
-        of_hub = model and owner != "runs" and not Path(owner).is_dir()  # else it looks like a folder's name
-        fetch = f"; a model of the hub is fetched with hf download {name}" if of_hub else "."
-        raise UsageError(
-            f"{name} is neither a folder here nor in the hub's cache.",
-            f"Give a run or a checkpoint{fetch}",
-        ) from error
+    wanted = requirement("checkpoint", name).wanted
+    if wanted and (here := wanted.here()):
+        return here
+    owner, _, model = name.partition("/")
+    of_hub = model and owner != "runs" and not Path(owner).is_dir()  # else it looks like a folder's name
+    fetch = f"; a model of the hub is fetched with hf download {name}" if of_hub else "."
+    raise UsageError(
+        f"{name} is neither a folder here nor in the hub's cache.",
+        f"Give a run or a checkpoint{fetch}",
+    )
 
 
 def ancestor(source: Source) -> Source:

@@ -1,12 +1,16 @@
 """`corl convert` on tiny Januses: both ways, and what it refuses."""
 
 import json
+import os
 import shutil
 import signal
+import subprocess
+import sys
 
 import original_janus
 import pytest
 import torch
+from fake_hub import FakeHub
 from safetensors.torch import load_file, save_file
 from typer.testing import CliRunner
 
@@ -228,6 +232,19 @@ def test_a_model_larger_than_the_memory_is_converted_and_not_asked(original, tmp
     result = run(original, "--out", tmp_path / "out")
     assert result.exit_code == 0
     assert "was not asked anything" in result.stdout
+    fitness.check(tmp_path / "out")
+
+
+def test_a_model_of_the_hub_is_fetched_without_what_is_not_needed(original, tmp_path):
+    (original / "demo.gguf").write_text("no part of the model")
+    name = "deepseek-ai/Janus-Tiny"
+    with FakeHub({name: original}, {}) as hub:
+        settings = {"HF_ENDPOINT": hub.url, "HF_HOME": str(tmp_path / "home"), "HF_HUB_OFFLINE": "0"}
+        command = [sys.executable, "-m", "corl_cli", "convert", name, "--out", tmp_path / "out", "--json"]
+        done = subprocess.run(command, env=os.environ | settings, capture_output=True, text=True)
+        assert not any(path.endswith(".gguf") for _, path, _ in hub.asked)
+    assert done.returncode == 0, done.stderr
+    assert json.loads(done.stdout)["source"] == name
     fitness.check(tmp_path / "out")
 
 
