@@ -263,7 +263,9 @@ class Train(Section):
     epochs: Positive = Field(1, description="passes over the data")
     max_steps: Positive | None = Field(None, description="this many batches, in place of the epochs")
     batch_size: Positive = Field(16, description="triplets per optimiser step over all processes")
-    micro_batch_size: Positive | None = Field(None, description="triplets per backward pass; null is all at once")
+    micro_batch_size: Positive | None = Field(
+        None, description="triplets per backward pass; null is as many as fit, chosen when a run begins and kept"
+    )
 
     @field_validator("tasks")
     @classmethod

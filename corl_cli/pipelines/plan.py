@@ -2,14 +2,21 @@
 
 from __future__ import annotations
 
+import os
+from bisect import bisect_right
+from collections.abc import Callable
+
 import torch
 
 from corl_cli.core.errors import CorlError
 from corl_cli.core.recipe import Recipe
 from corl_cli.data import triplets
 from corl_cli.data.batches import ShuffledBatches
-from corl_cli.models.base import Count
-from corl_cli.pipelines import build
+from corl_cli.pipelines import build, estimate
+from corl_cli.pipelines.machine import memory, this_device
+
+GIB = 2**30
+MARGIN = 0.9  # of a device's memory that is used as estimated
 
 
 def describe(recipe: Recipe, command: str, processes: int = 1) -> dict[str, str]:
@@ -17,7 +24,7 @@ def describe(recipe: Recipe, command: str, processes: int = 1) -> dict[str, str]
     data = batches(recipe)
     steps = recipe.train.max_steps or len(data)
     start = build.locate(recipe.model.checkpoint)
-    count = _count(recipe, start)
+    count = estimate.counted(recipe, start)
     sizes = f"{count.learn / 1e6:,.2f} M of {(count.learn + count.frozen) / 1e6:,.2f} M weights learn"
     rows = {
         "recipe": recipe.name,
@@ -28,13 +35,24 @@ def describe(recipe: Recipe, command: str, processes: int = 1) -> dict[str, str]
         "start": f"{recipe.model.checkpoint} ({start})",
         "model": sizes,
         "processes": f"{processes} ({recipe.distributed.strategy})",
-        "memory": f"{_memory(recipe, processes, start) / 2**30:,.2f} GiB for weights, gradients and optimiser in each; "
-        "activations come on top",
+        **_memory(recipe, processes),
     }
     for task in recipe.train.tasks if recipe.train.method == "rl" else ():
         named = [f"{spec.weight:g} x {spec.name}" for spec in getattr(recipe.rewards, task)]
         rows[f"rewards {task}"] = " + ".join(named)
     return rows
+
+
+def _memory(recipe: Recipe, processes: int) -> dict[str, str]:
+    """What one process needs, and how many triplets go into its backward passes."""
+    size = sized(recipe, processes).train.micro_batch_size
+    peak = estimate.peak(recipe, processes, size)
+    chosen = "" if recipe.train.micro_batch_size else " (chosen; noted by a run)"
+    return {
+        "micro-batches": f"{size} of the {recipe.train.batch_size // processes} triplets of a process{chosen}",
+        "memory": f"{peak.total / GIB:,.2f} GiB in each process at its peak, as estimated; "
+        f"{peak.held / GIB:,.2f} of it throughout; rewards' models come on top",
+    }
 
 
 def _asked(recipe: Recipe) -> str:
@@ -79,30 +97,74 @@ def check_memory(recipe: Recipe, processes: int = 1, weights: str | None = None)
 
     `weights` like the recipe's own are counted in place of them, where those may be gone.
     """
-    needed = _memory(recipe, processes, weights or build.locate(recipe.model.checkpoint))
-    if torch.cuda.is_available() and needed > (whole := torch.cuda.mem_get_info()[1]):
+    there = estimate.standing(recipe, processes, weights)
+    needed = there.held + there.gradients
+    if torch.cuda.is_available() and needed > (whole := memory(this_device())):
         raise CorlError(
-            f"This recipe needs {needed / 2**30:.0f} GiB for weights and optimiser; the GPU has {whole / 2**30:.0f}.",
+            f"This recipe needs {needed / GIB:.0f} GiB for weights and optimiser; the GPU has {whole / GIB:.0f}.",
             "Take a larger GPU, a smaller model (--set model.checkpoint=…), or share the weights out over several "
             "processes: --set distributed.strategy=fsdp",
         )
     return needed
 
 
-def _count(recipe: Recipe, weights: str) -> Count:
-    model = recipe.model
-    return build.policy_class(model.family).count(weights, train=model.train, adapters=model.lora)
+def sized(recipe: Recipe, processes: int = 1) -> Recipe:
+    """The recipe with a number for train.micro_batch_size: its own, or as many triplets as fit on this device.
+
+    On a GPU the estimate decides, within MARGIN of its memory. On a CPU all of a process' triplets go at once unless
+    that exceeds the machine's memory. CorlError when not even one fits. Where backward passes are averaged (bnpo) their
+    number is part of the objective: all at once is what the recipe then says.
+    """
+    share = recipe.train.batch_size // processes
+    if recipe.train.micro_batch_size or recipe.algo.loss == "bnpo":
+        return with_micro_batches(recipe, recipe.train.micro_batch_size or share)
+    device = this_device()
+    together = 1 if device.type == "cuda" else int(os.environ.get("LOCAL_WORLD_SIZE", processes))
+    room = MARGIN * memory(device) / together
+    if device.type == "cpu" and estimate.enough(recipe, processes) < room:
+        return with_micro_batches(recipe, share)
+    chosen = largest(share, room, lambda size: estimate.peak(recipe, processes, size).total)
+    if chosen is None:
+        needed = estimate.peak(recipe, processes, 1).total
+        raise CorlError(
+            f"Not even one triplet fits into a backward pass: that takes {needed / GIB:.1f} GiB, as estimated; there "
+            f"are {memory(device) / together / GIB:.1f}.",
+            f"See what would fit with: corl plan {recipe.name}. To try it all the same: --set train.micro_batch_size=1",
+        )
+    return with_micro_batches(recipe, chosen)
 
 
-def _memory(recipe: Recipe, processes: int, weights: str) -> int:
-    count = _count(recipe, weights)
-    width = 2 if recipe.model.dtype == "bfloat16" else 4
-    # float32 masters, gradients and two moments, and the sampler's copy; the reference has masters alone
-    masters = 16 * count.learn
-    if recipe.distributed.strategy == "fsdp" and processes > 1:
-        masters = masters // processes + width * count.learn  # the whole copy that samples are drawn from
-    policy = masters + width * (count.frozen + count.copied)
-    if not build.needs_reference(recipe):
-        return policy
-    reference = build.policy_class(recipe.model.family).count(weights)
-    return policy + 4 * reference.learn + width * reference.frozen
+def tightness(recipe: Recipe, processes: int, weights: str) -> str | None:
+    """What to say where a GPU is smaller than what the recipe's micro-batches are estimated to take; None elsewhere."""
+    if this_device().type == "cpu":
+        return None
+    needed = estimate.peak(recipe, processes, recipe.train.micro_batch_size, weights).total
+    there = memory(this_device())
+    if needed <= there:
+        return None
+    return (
+        f"{recipe.train.micro_batch_size} triplets in a backward pass take {needed / GIB:.0f} GiB, as estimated, and "
+        f"this GPU has {there / GIB:.0f}: it may run out of memory"
+    )
+
+
+def resumed(recipe: Recipe, noted: int | None, processes: int) -> Recipe:
+    """The recipe with the size of micro-batches that its run noted, or all at once where it noted none.
+
+    With another number of processes it is the largest that divides their share and is no larger.
+    """
+    share = recipe.train.batch_size // processes
+    size = recipe.train.micro_batch_size or largest(share, noted or share, lambda size: size)
+    return with_micro_batches(recipe, size or share)
+
+
+def with_micro_batches(recipe: Recipe, size: int) -> Recipe:
+    """The recipe with so many triplets in a backward pass."""
+    return recipe.model_copy(update={"train": recipe.train.model_copy(update={"micro_batch_size": size})})
+
+
+def largest(share: int, room: float, needed: Callable[[int], float]) -> int | None:
+    """The largest divisor of `share` whose need is within the room, None where there is none; larger ones need more."""
+    divisors = [size for size in range(1, share + 1) if share % size == 0]
+    fitting = bisect_right(divisors, room, key=needed)
+    return divisors[fitting - 1] if fitting else None

@@ -45,6 +45,7 @@ def train(recipe: Recipe, run: RunDir, display: Display, *, last: bool = True) -
 
 def _train(recipe: Recipe, run: RunDir, display: Display, accelerator: Accelerator) -> None:
     processes = accelerator.num_processes
+    recipe = plan.resumed(recipe, run.provenance().get("micro_batch_size"), processes)
     batches = plan.batches(recipe, accelerator.process_index, processes)
     num_steps = recipe.train.max_steps or len(batches)
     saved = checkpoint.complete(run.checkpoints)
@@ -52,8 +53,11 @@ def _train(recipe: Recipe, run: RunDir, display: Display, accelerator: Accelerat
     memory = plan.check_memory(recipe, processes, str(saved[-1]) if saved else start)
     display.say(
         f"preflight: {num_steps:,} steps of {recipe.train.batch_size} triplets x {recipe.sampling.group_size} samples; "
-        f"{memory / 2**30:.2f} GiB for weights and optimiser"
+        f"{memory / 2**30:.2f} GiB for weights and optimiser; {recipe.train.micro_batch_size} of a process' "
+        f"{recipe.train.batch_size // processes} triplets in a backward pass"
     )
+    if warning := plan.tightness(recipe, processes, str(saved[-1]) if saved else start):
+        display.say(f"preflight: {warning}; the size was noted in {run.provenance_file} (micro_batch_size)")
     torch.manual_seed(recipe.seed)  # fresh adapters are the same in every process
     policy = _resumed(recipe, saved[-1]) if saved else build.build_learner(recipe.model, start, resume=False)
     policy = policy.to(accelerator.device)
@@ -158,6 +162,7 @@ def _open(recipe: Recipe, out: Path | None, resume: bool, command: Sequence[str]
         "data": fingerprint,
         "start": str(start.resolve()) if start.is_dir() else str(start),
         "processes": PartialState().num_processes,
+        "micro_batch_size": plan.sized(recipe, PartialState().num_processes).train.micro_batch_size,
     }
     return RunDir.create(path, recipe, command=command, facts=facts)
 

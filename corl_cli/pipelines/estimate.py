@@ -1,0 +1,223 @@
+"""How much memory a training run takes at its peak on one device, part by part, found out before it is made."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from functools import cache
+from typing import TYPE_CHECKING
+
+from corl_cli.core.errors import CorlError
+from corl_cli.core.recipe import Data, Lora, Recipe
+from corl_cli.core.types import AnswerType, Task
+from corl_cli.data import triplets
+from corl_cli.models.base import Count
+from corl_cli.pipelines import build
+
+if TYPE_CHECKING:
+    from transformers import JanusConfig
+
+    from corl_cli.pipelines.activations import Layout
+
+MASTER = 4  # bytes of a float32 weight that learns, of its gradient and of each of Adam's two moments
+# Tokens of the longest prompts where the data are not asked: the paper's limits (arXiv 2505.17534).
+LONGEST: Mapping[Task, int] = {"t2i": 256, "mm2t": 1024}
+SEEN = 64  # triplets whose prompts are measured
+PICTURE = 3  # tensors of the VQ decoder's full size and first width that are alive at once
+
+
+@dataclass(frozen=True, kw_only=True)
+class Peak:
+    """Bytes by part on one device; not all are held at once.
+
+    `held` throughout: weights, the optimiser's moments, the sampler's copy, the frozen reference. While sampling:
+    `sampling` (keys and values, logits of a step, pictures decoded). While updating: `gradients`, of all tasks where
+    their gradients are measured apart, and `activations` of one micro-batch with its logits. While the optimiser
+    steps: `gradients` and `stepping`, its temporaries. Rewards' own models are not in it.
+    """
+
+    weights: int
+    optimiser: int
+    sampler: int
+    reference: int
+    gradients: int
+    activations: int
+    sampling: int
+    stepping: int
+
+    @property
+    def held(self) -> int:
+        """What is there all the time."""
+        return self.weights + self.optimiser + self.sampler + self.reference
+
+    @property
+    def total(self) -> int:
+        """The most that is there at once."""
+        updating = self.gradients + max(self.activations, self.stepping)
+        return self.held + max(self.sampling, updating)
+
+
+def peak(
+    recipe: Recipe,
+    processes: int,
+    micro_batch_size: int | None,
+    weights: str | None = None,
+) -> Peak:
+    """What one of so many processes holds at most, with so many triplets in a backward pass; None is all of its own.
+
+    `weights` like the recipe's own are counted in place of them; CorlError when their configuration cannot be read.
+    """
+    from corl_cli.pipelines.activations import Layout, activations
+
+    path = weights or build.locate(recipe.model.checkpoint)
+    config = configuration(path)
+    prompt_tokens = longest(recipe, path)
+    share = max(1, recipe.train.batch_size // processes)
+    passes = [
+        Layout(
+            task=task,
+            prompts=(micro_batch_size or share) * (2 if _guided(recipe, task) else 1),
+            group_size=recipe.sampling.group_size if recipe.train.method == "rl" else 1,
+            prompt_tokens=prompt_tokens[task],
+            new_tokens=new_tokens(recipe, config, task),
+        )
+        for task in recipe.train.tasks
+    ]
+    sampled = [_sampling(recipe, config, own, share) for own in passes] if recipe.train.method == "rl" else [0]
+    there = standing(recipe, processes, path)
+    return replace(
+        there,
+        activations=there.activations + max(activations(config, recipe.model, own) for own in passes),
+        sampling=max(sampled),
+    )
+
+
+def standing(recipe: Recipe, processes: int, weights: str | None = None) -> Peak:
+    """See `peak`, of what does not depend on the batch: no sampling, and of activations what FSDP gathers."""
+    path = weights or build.locate(recipe.model.checkpoint)
+    count, whole = counted(recipe, path), counted(recipe, path, alone=True)
+    width = 2 if recipe.model.dtype == "bfloat16" else MASTER
+    text = configuration(path).text_config
+    kept = (MASTER - width) * text.vocab_size * text.hidden_size  # embeddings stay in float32 where they are frozen
+    sharded = recipe.distributed.strategy == "fsdp" and processes > 1
+    shards = processes if sharded else 1
+    learning = MASTER * count.learn // shards
+    copies = width * count.copied
+    if sharded:
+        copies += width * count.learn  # the whole policy that samples are drawn from
+    apart = len(recipe.train.tasks) > 1 and not recipe.train.cycle
+    referred = build.needs_reference(recipe) and not recipe.model.lora  # adapters share their weights with it
+    frozen = recipe.model.lora is not None or "language_model" not in recipe.model.train
+    return Peak(
+        weights=learning + width * count.frozen + kept * frozen,
+        optimiser=2 * learning,
+        sampler=copies,
+        reference=(width * (whole.learn + whole.frozen) + kept) * referred,
+        gradients=learning * (2 if apart else 1),
+        activations=_gathered(recipe, path) if sharded else 0,
+        sampling=0,
+        stepping=learning,  # AdamW's foreach takes the roots of all second moments; or the sum of both tasks' gradients
+    )
+
+
+def enough(recipe: Recipe, processes: int) -> int:
+    """Bytes that suffice to have all triplets of a process in one pass, found quickly: a generous bound of `peak`.
+
+    A token has about 10 numbers of a layer's width and 5 of its MLP's, and 5 of the vocabulary, in float32.
+    """
+    path = build.locate(recipe.model.checkpoint)
+    config, there = configuration(path), standing(recipe, processes, path)
+    text, groups = config.text_config, recipe.train.batch_size // processes
+    room = max(text.vocab_size, config.vq_config.num_embeddings)
+    each = text.num_hidden_layers * (20 * text.hidden_size + 10 * text.intermediate_size) + 6 * room
+    read = longest(recipe, path)
+    passes = [
+        groups * (read[task] + 2 * recipe.sampling.group_size * (read[task] + new_tokens(recipe, config, task)))
+        for task in recipe.train.tasks
+    ]
+    return there.held + there.gradients + there.stepping + max(passes) * each * MASTER
+
+
+def longest(recipe: Recipe, path: str) -> Mapping[Task, int]:
+    """Tokens of each task's longest prompt among triplets spread over the data; LONGEST where they cannot be read."""
+    types = recipe.data.answer_types if "mm2t" in recipe.train.tasks else triplets.TYPES
+    return _longest(recipe.data.model_dump_json(), recipe.seed, tuple(recipe.train.tasks), tuple(types), path)
+
+
+@cache
+def _longest(
+    section: str, seed: int, tasks: tuple[Task, ...], types: tuple[AnswerType, ...], path: str
+) -> Mapping[Task, int]:
+    build.policy_class("janus")  # mends torchvision before transformers' image classes are imported
+    from corl_cli.models.prompts import Frame
+
+    try:
+        items = triplets.load(Data.model_validate_json(section), seed, tasks=tasks, answer_types=types)
+        prompts = Frame.load(path).prompts
+    except CorlError:
+        return LONGEST
+    seen = [items[index] for index in range(0, len(items), -(-len(items) // SEEN))]
+    asked = {"t2i": lambda: prompts.draw([item.prompt for item in seen])}
+    asked["mm2t"] = lambda: prompts.ask([item.question for item in seen])
+    return {task: int(asked[task]()[0].shape[1]) for task in tasks}
+
+
+def counted(recipe: Recipe, path: str, *, alone: bool = False) -> Count:
+    """Parameters of the weights at `path`, as the recipe has them learn, or `alone`."""
+    model = recipe.model
+    if alone:
+        return _count(model.family, path, ("language_model",), None)
+    return _count(model.family, path, tuple(model.train), model.lora.model_dump_json() if model.lora else None)
+
+
+@cache
+def _count(family: str, path: str, train: tuple[str, ...], adapters: str | None) -> Count:
+    spec = Lora.model_validate_json(adapters) if adapters else None
+    return build.policy_class(family).count(path, train=train, adapters=spec)  # type: ignore[arg-type]
+
+
+@cache
+def configuration(path: str) -> JanusConfig:
+    """The configuration of the weights at `path`; CorlError."""
+    build.policy_class("janus")  # mends torchvision before transformers' image classes are imported
+    from corl_cli.models.loading import read_config
+
+    return read_config(path)
+
+
+def new_tokens(recipe: Recipe, config: JanusConfig, task: Task) -> int:
+    """The most tokens of a completion."""
+    return int(config.vq_config.num_patches**2) if task == "t2i" else recipe.sampling.mm2t.max_new_tokens
+
+
+def _guided(recipe: Recipe, task: Task) -> bool:
+    """Whether the unconditional half is scored with a gradient."""
+    drawing = recipe.sampling.t2i
+    return task == "t2i" and drawing.cfg_weight != 1 and drawing.scoring == "guided"
+
+
+def _sampling(recipe: Recipe, config: JanusConfig, layout: Layout, share: int) -> int:
+    """Keys and values of the prompts that are sampled at once, the logits of a step, and a batch of pictures."""
+    from corl_cli.models.images import PIXELS
+    from corl_cli.models.janus import CACHE_BYTES
+
+    text, drawing = config.text_config, layout.task == "t2i"
+    width = 2 if recipe.model.dtype == "bfloat16" else 4
+    halves = 2 if drawing and recipe.sampling.t2i.cfg_weight != 1 else 1
+    column = 2 * text.num_hidden_layers * text.num_key_value_heads * text.head_dim * width
+    rows = layout.group_size * halves  # of one prompt
+    each = rows * (layout.prompt_tokens + layout.new_tokens) * column
+    prompts = max(1, min(share, CACHE_BYTES // each))
+    vocabulary = config.vq_config.num_embeddings if drawing else text.vocab_size
+    logits = 4 * 4 * prompts * rows * vocabulary  # float32: logits, noise, probabilities, their order
+    pixels = min(PIXELS, share * layout.group_size * config.vision_config.image_size**2)
+    pictures = PICTURE * 4 * pixels * config.vq_config.base_channels if drawing else 0
+    return int(prompts * each + max(logits, pictures))
+
+
+def _gathered(recipe: Recipe, path: str) -> int:
+    """Weights and gradients that FSDP holds whole for a while: two layers, and what is outside of the layers."""
+    text = configuration(path).text_config
+    count = counted(recipe, path)
+    outside = min(count.learn, 2 * text.vocab_size * text.hidden_size)
+    return 2 * MASTER * (outside + 2 * (count.learn - outside) // text.num_hidden_layers)
