@@ -42,7 +42,8 @@ def measure(recipe: Recipe, checkpoint: str) -> list[Scores]:
     bare = recipe.model_copy(update={"rewards": Rubrics(), "algo": recipe.algo.model_copy(update={"beta": 0.0})})
     reference = None
     if build.needs_reference(bare):  # the recipe's start for every checkpoint, so that all have the same judge
-        reference = build.build_policy(recipe.model).to(accelerator.device).requires_grad_(False).eval()
+        start = build.locate(recipe.model.checkpoint)
+        reference = build.build_reference(recipe.model, start, None).to(accelerator.device)
     held_out = probes(recipe, accelerator.device, reference, {})
     if held_out is None:
         raise UsageError(f"{recipe.name} has no eval.probes: there is nothing to measure.", "Give it eval.probes.")

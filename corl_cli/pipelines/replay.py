@@ -16,7 +16,7 @@ from corl_cli.core.recipe import Recipe, RewardSpec, Rubrics
 from corl_cli.core.requirements import demand
 from corl_cli.core.types import TASKS, Samples, Task
 from corl_cli.models.base import UnifiedPolicy
-from corl_cli.pipelines.build import build_policy
+from corl_cli.pipelines.build import build_reference
 from corl_cli.pipelines.catalogue import requirements
 from corl_cli.pipelines.choose import chosen
 from corl_cli.pipelines.recordings import Recordings, pooled, zero_variance
@@ -263,7 +263,7 @@ class Scorer:
     def _policy(self, path: str) -> UnifiedPolicy:
         if path not in self.policies:
             kept = {name: policy for name, policy in self.policies.items() if name == self.start}
-            policy = build_policy(self.recipe.model, path).to(self.device).requires_grad_(False).eval()
+            policy = build_reference(self.recipe.model, path, None).to(self.device)
             self.policies = kept | {path: policy}  # two at most
         return self.policies[path]
 

@@ -6,8 +6,7 @@ come in batches, and the real image of a group is encoded once; the values are t
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from dataclasses import replace
 from importlib.util import find_spec
 from itertools import groupby
@@ -49,6 +48,9 @@ class Lpips:
     def load(self, device: torch.device) -> None:
         """See measure.Model; a backbone missing in the hub's cache is downloaded to it where that is allowed."""
         demand(self.requirements(), "LPIPS")
+        # TF32, cuDNN's default, would make a value depend on its batch. The setting is the whole process', and rewards
+        # may run in a thread beside the policy: so it is made once, and float32 convolutions are exact from here on.
+        torch.backends.cudnn.conv.fp32_precision = "ieee"  # type: ignore[attr-defined]
         self.network = read(self.kind, self.backbone, self.heads).to(device)
         self.device = device
 
@@ -78,8 +80,7 @@ class Lpips:
         """
         if not self._sees(drawn):
             raise CorlError(f"No picture of differences: {self._too_small(drawn)}.", "Give larger images.")
-        with _full_precision():
-            layers = self.network.compare(self._features([real]), self._features([drawn]))
+        layers = self.network.compare(self._features([real]), self._features([drawn]))
         height_width = drawn.size[::-1]
         enlarged = [F.interpolate(layer, height_width, mode="bilinear") for layer in layers]
         return torch.stack(enlarged).sum((0, 1, 2)).cpu()
@@ -93,11 +94,10 @@ class Lpips:
             piece = slice(start, start + most)
             keys = [id(image) for image in real[piece]]
             fresh = {id(image): image for image in real[piece] if id(image) not in known}
-            with _full_precision():
-                features = self._features([*fresh.values(), *drawn[piece]])
-                known |= {key: [layer[index] for layer in features] for index, key in enumerate(fresh)}
-                originals = [torch.stack(layer) for layer in zip(*(known[key] for key in keys), strict=True)]
-                layers = self.network.compare(originals, [layer[len(fresh) :] for layer in features])
+            features = self._features([*fresh.values(), *drawn[piece]])
+            known |= {key: [layer[index] for layer in features] for index, key in enumerate(fresh)}
+            originals = [torch.stack(layer) for layer in zip(*(known[key] for key in keys), strict=True)]
+            layers = self.network.compare(originals, [layer[len(fresh) :] for layer in features])
             distances.append(torch.stack([layer.mean((1, 2, 3)) for layer in layers]).sum(0).cpu())
             known = {keys[-1]: [layer.clone() for layer in known[keys[-1]]]}  # its group may go on in the next piece
         return torch.cat(distances)
@@ -152,18 +152,6 @@ class Lpips:
             detail=f"there is no {path}, and HF_HUB_OFFLINE is set",
             remedy=by_hand(url, path),
         )
-
-
-@contextmanager
-def _full_precision() -> Iterator[None]:
-    """Without TF32, cuDNN's default, under which a value would depend on its batch."""
-    convolutions = torch.backends.cudnn.conv  # type: ignore[attr-defined]
-    before = convolutions.fp32_precision
-    convolutions.fp32_precision = "ieee"
-    try:
-        yield
-    finally:
-        convolutions.fp32_precision = before
 
 
 def _of_one_size(real: Sequence[Image.Image], drawn: Sequence[Image.Image]) -> list[list[int]]:
