@@ -179,9 +179,13 @@ def settings(**given: object) -> list[str]:
     return [f"{keys[name]}={value}" for name, value in given.items() if value is not None]
 
 
-def require(recipe: Recipe, there: int) -> None:
-    """CorlError when weights, gradients and optimiser alone take more than the bytes that are there."""
+def require(recipe: Recipe, there: int) -> Recipe:
+    """The recipe with micro-batches as a run of it has them.
+
+    CorlError when weights, gradients and optimiser alone take more than the bytes that are there.
+    """
     _demand(recipe.name, "weights, gradients and optimiser", plan.check_memory(recipe), there)
+    return plan.sized(recipe)
 
 
 def require_weights(subject: Subject, there: int) -> None:

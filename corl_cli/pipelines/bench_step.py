@@ -72,9 +72,7 @@ def bench_step(subject: Subject, recipes: Sequence[Recipe], bench: Bench) -> Ite
 
     CorlError where memory does not suffice, before any step.
     """
-    for recipe in recipes:
-        require(recipe, free_memory(bench.device))
-    for recipe in recipes:
+    for recipe in [require(recipe, free_memory(bench.device)) for recipe in recipes]:
         with tempfile.TemporaryDirectory(prefix="corl-bench-") as folder, fitting(recipe):
             yield _measure(subject, recipe, RunDir(Path(folder)), bench)
 

@@ -71,7 +71,7 @@ class Pass(NamedTuple):
 
 def bench_update(subject: Subject, recipe: Recipe, bench: Bench) -> Iterator[UpdateSpeed]:
     """The gradient work of one step of the recipe by both, in turn; CorlError where memory does not suffice."""
-    require(recipe, free_memory(bench.device))
+    recipe = require(recipe, free_memory(bench.device))
     accelerator = Accelerator(cpu=bench.device.type == "cpu", mixed_precision="no")
     items = list(subject.triplets(recipe.data, recipe.seed, recipe.train.batch_size))
     with fitting(recipe):
