@@ -48,8 +48,8 @@ class Machine:
     memory: int
 
     def __str__(self) -> str:
-        rates = ", ".join(f"{rate / 1e9:,.0f} GFLOP/s in {dtype}" for dtype, rate in self.arithmetic.items())
-        return f"{self.name}: {self.bandwidth / 1e9:,.0f} GB/s, {rates}, {self.memory / 2**30:.0f} GiB"
+        rates = ", ".join(f"{rate / 1e12:.3g} TFLOP/s in {dtype}" for dtype, rate in self.arithmetic.items())
+        return f"{self.name}: {self.bandwidth / 1e9:.3g} GB/s, {rates}, {self.memory / 2**30:.0f} GiB"
 
 
 def this_device() -> torch.device:
