@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator, Sequence
+from dataclasses import replace
 from functools import cache
 from importlib import metadata
 from importlib.util import find_spec
@@ -60,7 +61,10 @@ class Understanding(Benchmark):
         """See Benchmark.requirements."""
         packages = [_package(PACKAGE, "lmms_eval", "pip install 'corl[eval]'")]
         packages += [_package(name, name, f"pip install {name}") for name in self.packages]
-        return [*packages, data.requirement(self.name, self.options.data, self.lmms, self._fetch)]
+        records = data.requirement(self.name, self.options.data, self.lmms)
+        if self.options.data is None:
+            records = replace(records, wanted=data.wanted(self.name, self.lmms, self._fetch))
+        return [*packages, records]
 
     def scorers(self) -> list[Requirement]:
         """See Benchmark.scorers; scoring reads the data too."""

@@ -6,7 +6,6 @@ import json
 import os
 import re
 from collections.abc import Callable, Sequence
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -82,11 +81,8 @@ def cache() -> Path:
     return Path(os.environ.get(CACHE) or config.HF_DATASETS_CACHE).expanduser()
 
 
-def requirement(name: str, data: str | None, lmms: LmmsTask, get: Callable[[], object]) -> Requirement:
-    """Whether the records can be read, as far as can be told without reading or fetching them; `get` fetches them."""
-    found = _requirement(name, data, lmms)
-    if data is not None:
-        return found
+def wanted(name: str, lmms: LmmsTask, get: Callable[[], object]) -> Wanted:
+    """The records of the hub, which `get` has lmms-eval read."""
     from huggingface_hub import constants
 
     def here() -> Path | None:
@@ -98,11 +94,11 @@ def requirement(name: str, data: str | None, lmms: LmmsTask, get: Callable[[], o
             raise CorlError(f"{lmms.dataset} was read, and is not in {cache()}.", _fetch(lmms))
         return folder
 
-    wanted = Wanted("data set", lmms.dataset, constants.DEFAULT_REVISION, f"{name}'s records", here, fetched)
-    return replace(found, wanted=wanted)
+    return Wanted("data set", lmms.dataset, constants.DEFAULT_REVISION, f"{name}'s records", here, fetched)
 
 
-def _requirement(name: str, data: str | None, lmms: LmmsTask) -> Requirement:
+def requirement(name: str, data: str | None, lmms: LmmsTask) -> Requirement:
+    """Whether the records can be read, as far as can be told without reading or fetching them."""
     from huggingface_hub import constants
 
     what = f"{lmms.dataset} ({lmms.split})"
