@@ -135,7 +135,7 @@ def step(
 ) -> None:
     """Take real training steps, to see what they cost here: seconds of each phase, tokens per second, peak memory.
 
-    Random weights are downloaded from nowhere, and nothing is kept. Images and questions are the embedded world's,
+    Random weights need no download, and nothing is kept. Images and questions are the embedded world's,
     rewards those that need no weights of their own.
     """
     from corl_cli.pipelines.bench_models import opened, settings, stages
