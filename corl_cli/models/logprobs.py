@@ -1,6 +1,7 @@
 """Log-probs of completion tokens without ever holding all logits."""
 
 from collections.abc import Callable
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -8,7 +9,7 @@ from torch.utils.checkpoint import checkpoint
 
 Head = Callable[[Tensor], Tensor]  # hidden states [R, D] -> logits [R, V]
 
-CHUNK_LOGITS = 1 << 26  # logits held at once: 256 MiB in float32
+CHUNK_LOGITS = 1 << 27  # logits held at once: 512 MiB in float32; the drawings of one group of 8 fit
 
 
 def token_logps(
@@ -17,18 +18,14 @@ def token_logps(
     """log softmax(head(states) / temperature)[targets] and the entropies, [R] each in float32.
 
     states [R, D]: each must be the one that predicts its target [R]. They pass through the head in chunks, whose logits
-    are computed again in the backward pass; the entropies are not, and carry no gradient.
+    are computed again in the backward pass if they do not all fit into CHUNK_LOGITS. Entropies carry no gradient.
     """
     size = max(1, CHUNK_LOGITS // vocab_size)
     recompute = len(states) > size and torch.is_grad_enabled()
 
     def score(states: Tensor, targets: Tensor) -> tuple[Tensor, Tensor]:
-        logits = head(states).float()
-        logps = torch.log_softmax(logits if temperature == 1 else logits / temperature, dim=-1)
-        chosen = logps.gather(-1, targets[:, None])[:, 0]
-        with torch.no_grad():  # last: what is computed again stops at the last tensor that a gradient needs
-            entropies = -(logps.exp() * logps).sum(-1)
-        return chosen, entropies
+        found: tuple[Tensor, Tensor] = _Chosen.apply(head(states), targets, temperature)
+        return found
 
     chunks = [
         checkpoint(score, s, t, use_reentrant=False) if recompute else score(s, t)
@@ -36,6 +33,31 @@ def token_logps(
     ]
     logps, entropies = zip(*chunks, strict=True)
     return torch.cat(logps), torch.cat(entropies)
+
+
+class _Chosen(torch.autograd.Function):
+    """log softmax(logits [R, V] / temperature)[targets] and entropies, [R] each.
+
+    The probabilities, which the entropies need, are all that the gradient (1 at the target - probabilities) needs: a
+    pass over all logits instead of the four of autograd's own.
+    """
+
+    @staticmethod
+    def forward(ctx: Any, logits: Tensor, targets: Tensor, temperature: float) -> tuple[Tensor, Tensor]:
+        scaled = logits.float() if temperature == 1 else logits.float() / temperature
+        logps = torch.log_softmax(scaled, -1)
+        shares = logps.exp()
+        entropies = -torch.linalg.vecdot(shares, logps)
+        ctx.save_for_backward(shares, targets)
+        ctx.temperature, ctx.dtype = temperature, logits.dtype
+        ctx.mark_non_differentiable(entropies)
+        return logps.gather(-1, targets[:, None])[:, 0], entropies
+
+    @staticmethod
+    def backward(ctx: Any, gradient: Tensor, _: Tensor) -> tuple[Tensor, None, None]:
+        shares, targets = ctx.saved_tensors
+        each = (gradient / ctx.temperature)[:, None]
+        return (shares * -each).scatter_add_(-1, targets[:, None], each).to(ctx.dtype), None, None
 
 
 def guide(conditional: Tensor, unconditional: Tensor, weight: float) -> Tensor:
