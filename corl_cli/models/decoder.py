@@ -99,7 +99,7 @@ def shares(length: int, group_size: int) -> bool:
 
 
 def cache_bytes(config: Any, dtype: torch.dtype, length: int, group_size: int, room: int) -> int:
-    """Bytes of the cache of one prompt of this length with `room` new tokens in each row, of a Llama's configuration."""
+    """Bytes of the cache of one prompt of this length with `room` new tokens a row, of a Llama's configuration."""
     prompts = 1 if shares(length, group_size) else group_size
     entries: int = config.num_hidden_layers * 2 * config.num_key_value_heads * config.head_dim
     return entries * (prompts * length + group_size * room) * dtype.itemsize
