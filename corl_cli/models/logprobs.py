@@ -10,6 +10,7 @@ from torch.utils.checkpoint import checkpoint
 Head = Callable[[Tensor], Tensor]  # hidden states [R, D] -> logits [R, V]
 
 CHUNK_LOGITS = 1 << 27  # logits held at once: 512 MiB in float32; the drawings of one group of 8 fit
+BLOCK_LOGITS = 1 << 22  # of those, worked on at once: 16 MiB, which a CPU takes from memory that it holds already
 
 
 def token_logps(
@@ -38,26 +39,30 @@ def token_logps(
 class _Chosen(torch.autograd.Function):
     """log softmax(logits [R, V] / temperature)[targets] and entropies, [R] each.
 
-    The probabilities, which the entropies need, are all that the gradient (1 at the target - probabilities) needs: a
-    pass over all logits instead of the four of autograd's own.
+    The gradient is 1 at the target less the probabilities, which are at hand from the entropies and are overwritten
+    with it: autograd's own takes several passes over all logits and as many copies of them.
     """
 
     @staticmethod
     def forward(ctx: Any, logits: Tensor, targets: Tensor, temperature: float) -> tuple[Tensor, Tensor]:
-        scaled = logits.float() if temperature == 1 else logits.float() / temperature
-        logps = torch.log_softmax(scaled, -1)
-        shares = logps.exp()
-        entropies = -torch.linalg.vecdot(shares, logps)
+        shares = torch.empty(logits.shape, dtype=torch.float32, device=logits.device)
+        chosen, entropies = (torch.empty(len(logits), device=logits.device) for _ in range(2))
+        rows = max(1, BLOCK_LOGITS // logits.shape[1])
+        columns = (logits, targets, shares, chosen, entropies)
+        for some, own, share, value, entropy in zip(*(c.split(rows) for c in columns), strict=True):
+            logps = torch.log_softmax(some.float() if temperature == 1 else some.float() / temperature, -1)
+            value.copy_(logps.gather(-1, own[:, None])[:, 0])
+            entropy.copy_(-(torch.exp(logps, out=share) * logps).sum(-1))
         ctx.save_for_backward(shares, targets)
         ctx.temperature, ctx.dtype = temperature, logits.dtype
         ctx.mark_non_differentiable(entropies)
-        return logps.gather(-1, targets[:, None])[:, 0], entropies
+        return chosen, entropies
 
     @staticmethod
     def backward(ctx: Any, gradient: Tensor, _: Tensor) -> tuple[Tensor, None, None]:
         shares, targets = ctx.saved_tensors
         each = (gradient / ctx.temperature)[:, None]
-        return (shares * -each).scatter_add_(-1, targets[:, None], each).to(ctx.dtype), None, None
+        return shares.mul_(-each).scatter_add_(-1, targets[:, None], each).to(ctx.dtype), None, None
 
 
 def guide(conditional: Tensor, unconditional: Tensor, weight: float) -> Tensor:
