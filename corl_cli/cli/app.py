@@ -15,6 +15,7 @@ from corl_cli.cli import (
     doctor,
     evaluate,
     merge,
+    plan,
     prepare,
     recipe,
     reward,
@@ -67,6 +68,7 @@ app.command("prepare-data", epilog="Example: corl prepare-data --limit 500 --out
 app.add_typer(train.app, name="train")
 app.command(epilog="Example: corl merge runs/t2i runs/mm2t --base world --out merged")(merge.merge)
 app.command(epilog="Example: corl convert deepseek-ai/Janus-Pro-1B --out janus-pro-1b")(convert.convert)
+app.command(epilog="Example: corl plan unified/janus-pro-1b --gpu h100 --set train.max_steps=1000")(plan.plan)
 app.add_typer(study.app, name="study")
 app.add_typer(reward.app, name="reward")
 app.add_typer(evaluate.app, name="eval")

@@ -7,6 +7,7 @@ What is alive at once is counted storage by storage, for few layers, and extende
 from __future__ import annotations
 
 import json
+import warnings
 import weakref
 from collections.abc import Iterable
 from dataclasses import dataclass
@@ -113,11 +114,8 @@ def _score(policy: Any, layout: Layout, laid: Any) -> Tensor:
     prompts = inner.language_model.embed_tokens(torch.zeros(layout.prompts, layout.prompt_tokens, dtype=torch.long))
     embed = policy.prepare_embeddings_for_image_generation if drawing else inner.language_model.embed_tokens
     states = laid.predicting(packing.run(inner.language_model, laid.pack(prompts.float(), embed(ids[:, :-1])), laid))
-    head, width = (inner.generation_head.vision_head if drawing else policy.lm_head), 1.0
-    found: Tensor = token_logps(
-        inner.generation_head if drawing else policy.lm_head, states, laid.chosen(ids), width, head.out_features
-    )[0]
-    return found
+    head, last = (inner.generation_head, inner.generation_head.vision_head) if drawing else (policy.lm_head,) * 2
+    return token_logps(head, states, laid.chosen(ids), 1.0, last.out_features)[0]
 
 
 def _policy(config: dict[str, Any], learning: Model, layers: int) -> nn.Module:
@@ -136,7 +134,8 @@ def _policy(config: dict[str, Any], learning: Model, layers: int) -> nn.Module:
     language_model: Any = policy.model.language_model
     packing.install(language_model)
     if learning.gradient_checkpointing:
-        language_model.gradient_checkpointing_enable({"use_reentrant": False})
+        with warnings.catch_warnings(action="ignore"):  # transformers gives it another name
+            language_model.gradient_checkpointing_enable({"use_reentrant": False})
     return policy.train()
 
 

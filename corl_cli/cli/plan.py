@@ -1,0 +1,137 @@
+"""`corl plan`: what a recipe takes on a GPU, before there is one."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import asdict
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from corl_cli.cli.common import Json, RecipeArgument, Set, console, table
+from corl_cli.cli.train import From
+from corl_cli.core.numbers import finite
+
+if TYPE_CHECKING:
+    from corl_cli.pipelines.forecast import Forecast
+    from corl_cli.pipelines.machine import Machine
+
+GIB = 2**30
+
+
+def plan(
+    recipe: RecipeArgument,
+    start: From = None,
+    overrides: Set = [],  # noqa: B006 (typer copies it)
+    gpu: Annotated[
+        str | None, typer.Option("--gpu", help="h100, h200, a100-80gb, a100-40gb, l40s or rtx4090; else the one here.")
+    ] = None,
+    memory: Annotated[float | None, typer.Option("--memory", min=1, metavar="GIB", help="Of the GPU.")] = None,
+    bandwidth: Annotated[
+        float | None, typer.Option("--bandwidth", min=0.001, metavar="TB/S", help="Of the GPU's memory.")
+    ] = None,
+    arithmetic: Annotated[
+        float | None, typer.Option("--arithmetic", min=0.01, metavar="TFLOP/S", help="In the recipe's precision.")
+    ] = None,
+    gpus: Annotated[int, typer.Option("--gpus", min=1, help="So many of them, one process on each.")] = 1,
+    bench: Annotated[
+        list[Path],
+        typer.Option(
+            "--bench", metavar="FILE", help="What corl bench rollout, update or step --json printed; may be repeated."
+        ),
+    ] = [],  # noqa: B006 (typer copies it)
+    as_json: Json = False,
+) -> None:
+    """Estimate memory, seconds and hours. Exits 1 when it does not fit, and says what to change."""
+    from corl_cli.core.loader import load
+    from corl_cli.pipelines.forecast import Efficiency, forecast
+
+    own = [*overrides, *([f"model.checkpoint={json.dumps(start)}"] if start is not None else [])]
+    dtype = load(recipe, own).model.dtype
+    machine, told = _machine(gpu, {"memory": memory, "bandwidth": bandwidth, "arithmetic": arithmetic}, dtype)
+    found = forecast(lambda adds: load(recipe, [*own, *adds]), machine, gpus, Efficiency.read(bench))
+    _show(recipe, found, told, as_json)
+    if not found.fits:
+        raise typer.Exit(1)
+
+
+def _machine(name: str | None, given: dict[str, float | None], dtype: str) -> tuple[Machine, str]:
+    """The GPU that was named, else the one here, else an assumed one, and where its figures are from."""
+    from dataclasses import replace
+
+    import torch
+
+    from corl_cli.pipelines import gpus, machine
+
+    if name is None and torch.cuda.is_available():
+        found, story = machine.measure(machine.this_device()), "measured here"
+    else:
+        found, story = gpus.named(name or "h100"), "data sheet" if name else "assumed, there is no GPU here; data sheet"
+    if given["memory"] is not None:
+        found = replace(found, memory=int(given["memory"] * GIB))
+    if given["bandwidth"] is not None:
+        found = replace(found, bandwidth=given["bandwidth"] * 1e12)
+    if given["arithmetic"] is not None:
+        found = replace(found, arithmetic=found.arithmetic | {dtype: given["arithmetic"] * 1e12})
+    own = [key for key, value in given.items() if value is not None]
+    return found, story + (f"; {', '.join(own)} as given" if own else "")
+
+
+def _show(recipe: str, found: Forecast, told: str, as_json: bool) -> None:
+    peak, hours = found.peak, found.hours
+    total = sum(found.seconds.values())
+    if as_json:
+        report = {
+            "recipe": recipe,
+            "gpu": asdict(found.machine) | {"source": told},
+            "gpus": found.gpus,
+            "micro_batch_size": found.micro_batch_size,
+            "memory": asdict(peak) | {"total": peak.total},
+            "fits": found.fits,
+            "seconds": found.seconds | {"step": total},
+            "steps": found.steps,
+            "hours": hours,
+            "gpu_hours": None if hours is None else hours * found.gpus,
+            "changes": [asdict(change) for change in found.changes],
+            "basis": found.basis,
+        }
+        typer.echo(json.dumps(finite(report), indent=2, allow_nan=False))
+        return
+    words = {
+        "weights": "weights",
+        "optimiser": "optimiser's moments",
+        "sampler": "sampler's copy",
+        "reference": "frozen reference",
+        "gradients": "gradients, while updating",
+        "activations": f"activations of {found.micro_batch_size} triplets, while updating",
+        "sampling": "keys, values and logits, while sampling",
+        "stepping": "the optimiser's temporaries, while it steps",
+    }
+    rows: list[dict[str, Any]] = [
+        {"memory": word, "GiB": f"{getattr(peak, name) / GIB:.2f}"} for name, word in words.items()
+    ]
+    verdict = "fits" if found.fits else "does not fit"
+    room = found.machine.memory / GIB
+    table([*rows, {"memory": f"at most at once: {verdict} into {room:.1f}", "GiB": f"{peak.total / GIB:.2f}"}])
+    typer.echo()
+    table(
+        [{"step": phase, "seconds": f"{value:.2f}"} for phase, value in found.seconds.items()]
+        + [{"step": "all", "seconds": f"{total:.2f}"}]
+    )
+    count = f"{found.gpus} x {found.machine.name}"
+    if hours is not None:
+        typer.echo(
+            f"\n{found.steps:,} step{'s' * (found.steps != 1)} on {count}: "
+            f"{hours:.1f} hours, {hours * found.gpus:.1f} GPU-hours"
+        )
+    if found.changes:
+        typer.echo("\nWhat would need less, the least harmful first:")
+        table(
+            [
+                {"add": change.add, "GiB": f"{change.needed / GIB:.1f}", "fits": "yes" if change.fits else "no"}
+                for change in found.changes
+            ]
+        )
+    for line in [f"GPU: {found.machine.name} ({told}).", *found.basis]:
+        console().print(line, soft_wrap=True)
