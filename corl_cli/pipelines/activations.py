@@ -27,7 +27,9 @@ from corl_cli.core.types import Task
 if TYPE_CHECKING:
     from transformers import JanusConfig
 
-LAYERS = (3, 4)  # that are run; the first and the last differ from those between
+    from corl_cli.models.packing import Packing
+
+LAYERS = (2, 3)  # that are run; the first and the last differ from those between
 
 
 class Alive(TorchDispatchMode):
@@ -76,14 +78,29 @@ def activations(config: JanusConfig, model: Model, layout: Layout) -> int:
     """
     layers = config.text_config.num_hidden_layers
     learning = model.model_copy(update={"checkpoint": "", "attention": "sdpa"}).model_dump_json()
-    counted = [_count(config.to_json_string(), learning, layout, few) for few in (min(layers, few) for few in LAYERS)]
-    slopes = [(many - few) / (LAYERS[1] - LAYERS[0]) for few, many in zip(*counted, strict=True)]
-    return round(max(few + slope * max(0, layers - LAYERS[0]) for few, slope in zip(counted[0], slopes, strict=True)))
+    few, more = (_count(config.to_json_string(), learning, layout, min(layers, few)) for few in LAYERS)
+    forward, kept, backward = (a + (b - a) * max(0, layers - LAYERS[0]) for a, b in zip(few, more, strict=True))
+    return max(forward, kept + logits(config, model, layout), backward)
+
+
+def logits(config: JanusConfig, model: Model, layout: Layout) -> int:
+    """Bytes of the logits that are held at once, and of the head's own cast and gradient (logprobs.token_logps).
+
+    Logits and their gradient in the compute precision, the probabilities in float32.
+    """
+    from corl_cli.models.logprobs import CHUNK_LOGITS
+
+    drawing, width = layout.task == "t2i", 2 if model.dtype == "bfloat16" else 4
+    vocabulary = config.vq_config.num_embeddings if drawing else config.text_config.vocab_size
+    rows = layout.prompts * layout.group_size * layout.new_tokens
+    learns = not drawing and not model.lora and "language_model" in model.train
+    head = vocabulary * config.text_config.hidden_size * (width + 4) if learns else 0
+    return min(max(vocabulary, CHUNK_LOGITS), rows * vocabulary) * (4 + width) + head
 
 
 @cache
-def _count(config: str, model: str, layout: Layout, layers: int) -> tuple[int, int]:
-    """The most bytes alive in the forward and in the backward half of a pass through so many layers."""
+def _count(config: str, model: str, layout: Layout, layers: int) -> tuple[int, int, int]:
+    """Bytes alive in a pass through so many layers: the most in its forward half, what it keeps, the most after."""
     from corl_cli.models import packing
 
     learning = Model.model_validate_json(model)
@@ -97,25 +114,23 @@ def _count(config: str, model: str, layout: Layout, layers: int) -> tuple[int, i
         held = [tensor for weight in policy.parameters() for tensor in (weight, weight.grad) if tensor is not None]
         with Alive(held) as alive:
             with torch.autocast("cpu", dtype=torch.bfloat16, enabled=learning.dtype == "bfloat16"):
-                logps = _score(policy, layout, laid)
-            forward, alive.peak = alive.peak, alive.now
-            if logps.requires_grad:
-                logps.backward(torch.empty_like(logps))
-    return forward, alive.peak
+                states = _states(policy, layout, laid)
+                forward, kept = alive.peak, alive.now
+            alive.peak = alive.now
+            if states.requires_grad:
+                states.backward(torch.empty_like(states))
+    return forward, kept, alive.peak
 
 
-def _score(policy: Any, layout: Layout, laid: Any) -> Tensor:
-    """The log-probs of a packed micro-batch, as the policy's own forward pass has them."""
+def _states(policy: Any, layout: Layout, laid: Packing) -> Tensor:
+    """The hidden states of a packed micro-batch that predict its tokens, as the policy's own forward pass has them."""
     from corl_cli.models import packing
-    from corl_cli.models.logprobs import token_logps
 
-    inner, drawing = policy.model, layout.task == "t2i"
-    ids = torch.zeros(layout.prompts * layout.group_size, layout.new_tokens, dtype=torch.long)
-    prompts = inner.language_model.embed_tokens(torch.zeros(layout.prompts, layout.prompt_tokens, dtype=torch.long))
-    embed = policy.prepare_embeddings_for_image_generation if drawing else inner.language_model.embed_tokens
-    states = laid.predicting(packing.run(inner.language_model, laid.pack(prompts.float(), embed(ids[:, :-1])), laid))
-    head, last = (inner.generation_head, inner.generation_head.vision_head) if drawing else (policy.lm_head,) * 2
-    return token_logps(head, states, laid.chosen(ids), 1.0, last.out_features)[0]
+    language_model = policy.model.language_model
+    ids = torch.zeros(layout.prompts * layout.group_size, layout.new_tokens - 1, dtype=torch.long)
+    prompts = language_model.embed_tokens(torch.zeros(layout.prompts, layout.prompt_tokens, dtype=torch.long))
+    embed = policy.prepare_embeddings_for_image_generation if layout.task == "t2i" else language_model.embed_tokens
+    return laid.predicting(packing.run(language_model, laid.pack(prompts.float(), embed(ids)), laid))
 
 
 def _policy(config: dict[str, Any], learning: Model, layers: int) -> nn.Module:

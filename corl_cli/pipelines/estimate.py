@@ -7,12 +7,15 @@ from dataclasses import dataclass, replace
 from functools import cache
 from typing import TYPE_CHECKING
 
+import torch
+
 from corl_cli.core.errors import CorlError
 from corl_cli.core.recipe import Data, Lora, Recipe
 from corl_cli.core.types import AnswerType, Task
 from corl_cli.data import triplets
 from corl_cli.models.base import Count
 from corl_cli.pipelines import build
+from corl_cli.pipelines.machine import this_device
 
 if TYPE_CHECKING:
     from transformers import JanusConfig
@@ -62,10 +65,12 @@ def peak(
     processes: int,
     micro_batch_size: int | None,
     weights: str | None = None,
+    gpu: int | None = None,
 ) -> Peak:
     """What one of so many processes holds at most, with so many triplets in a backward pass; None is all of its own.
 
     `weights` like the recipe's own are counted in place of them; CorlError when their configuration cannot be read.
+    Sampling takes what room there is on a GPU of so many bytes; without one given, on the device here.
     """
     from corl_cli.pipelines.activations import Layout, activations
 
@@ -83,7 +88,7 @@ def peak(
         )
         for task in recipe.train.tasks
     ]
-    sampled = [_sampling(recipe, config, own, share) for own in passes] if recipe.train.method == "rl" else [0]
+    sampled = [_sampling(recipe, config, own, share, gpu) for own in passes] if recipe.train.method == "rl" else [0]
     there = standing(recipe, processes, path)
     return replace(
         there,
@@ -196,18 +201,18 @@ def _guided(recipe: Recipe, task: Task) -> bool:
     return task == "t2i" and drawing.cfg_weight != 1 and drawing.scoring == "guided"
 
 
-def _sampling(recipe: Recipe, config: JanusConfig, layout: Layout, share: int) -> int:
+def _sampling(recipe: Recipe, config: JanusConfig, layout: Layout, share: int, gpu: int | None) -> int:
     """Keys and values of the prompts that are sampled at once, the logits of a step, and a batch of pictures."""
+    from corl_cli.models.decoder import cache_bytes
     from corl_cli.models.images import PIXELS
-    from corl_cli.models.janus import CACHE_BYTES
+    from corl_cli.models.janus import CACHE_SHARE, cache_room
 
     text, drawing = config.text_config, layout.task == "t2i"
-    width = 2 if recipe.model.dtype == "bfloat16" else 4
     halves = 2 if drawing and recipe.sampling.t2i.cfg_weight != 1 else 1
-    column = 2 * text.num_hidden_layers * text.num_key_value_heads * text.head_dim * width
-    rows = layout.group_size * halves  # of one prompt
-    each = rows * (layout.prompt_tokens + layout.new_tokens) * column
-    prompts = max(1, min(share, CACHE_BYTES // each))
+    dtype = getattr(torch, recipe.model.dtype)
+    each = halves * cache_bytes(text, dtype, layout.prompt_tokens, layout.group_size, layout.new_tokens)
+    room = cache_room(this_device()) if gpu is None else gpu // CACHE_SHARE
+    prompts, rows = max(1, min(share, room // each)), layout.group_size * halves
     vocabulary = config.vq_config.num_embeddings if drawing else text.vocab_size
     logits = 4 * 4 * prompts * rows * vocabulary  # float32: logits, noise, probabilities, their order
     pixels = min(PIXELS, share * layout.group_size * config.vision_config.image_size**2)
