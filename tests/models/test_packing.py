@@ -4,19 +4,22 @@ import copy
 import sys
 from dataclasses import replace
 from types import ModuleType
-from typing import Any
+from typing import Any, Literal
 
 import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
+from transformers.utils import is_flash_attn_2_available
 
-from corl_cli.core.recipe import Lora
+from corl_cli.core.errors import UsageError
+from corl_cli.core.recipe import Lora, Model
 from corl_cli.core.types import Rollout, Sampling, Scoring, Task, Triplet
 from corl_cli.models import logprobs, lora
 from corl_cli.models.janus import JanusPolicy
 from corl_cli.models.packing import lay_out, run
+from corl_cli.pipelines.build import build_policy
 from corl_cli.world.tiny import build_config, build_model, build_processor
 
 BOTH = pytest.mark.parametrize("task", ["t2i", "mm2t"])
@@ -232,6 +235,16 @@ def test_flash_attention_is_given_the_same_layout(
     flash = JanusPolicy(model, policy.processor).eval()
     assert torch.allclose(flash(rollout).logps, expected, atol=1e-5)
     assert model.model.language_model.config._attn_implementation != "flash_attention_2"
+
+
+@pytest.mark.parametrize(("dtype", "fault"), [("float32", "computes in 16 bits"), ("bfloat16", "is not installed")])
+def test_flash_attention_that_cannot_be_had_is_one_clear_line(
+    dtype: Literal["float32", "bfloat16"], fault: str
+) -> None:
+    if dtype == "bfloat16" and is_flash_attn_2_available():
+        pytest.skip("flash-attn is here")
+    with pytest.raises(UsageError, match=f"model.attention: flash-attn {fault}"):
+        build_policy(Model(checkpoint="world", attention="flash_attention_2", dtype=dtype))
 
 
 def test_a_frozen_copy_scores_to_the_bit_as_what_it_was_copied_from(triplets: list[Triplet]) -> None:
