@@ -106,7 +106,6 @@ def _show(recipe: str, found: Forecast, told: str, as_json: bool) -> None:
         "gradients": "gradients, while updating",
         "activations": f"activations of {found.micro_batch_size} triplets, while updating",
         "sampling": "keys, values and logits, while sampling",
-        "stepping": "the optimiser's temporaries, while it steps",
     }
     rows: list[dict[str, Any]] = [
         {"memory": word, "GiB": f"{getattr(peak, name) / GIB:.2f}"} for name, word in words.items()

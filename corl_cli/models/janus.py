@@ -26,15 +26,18 @@ from corl_cli.models.packing import Packing, install, lay_out, run
 from corl_cli.models.prompts import ChatPrompts
 from corl_cli.models.sampling import draw, write
 
-CACHE_BYTES = 8 << 30  # keys and values held at once while sampling on a CPU
-CACHE_SHARE = 5  # ... and on a GPU: this part of its memory, so that 8 prompts of Janus-Pro-1B go at once into 80 GB
+CACHE_BYTES = 8 << 30  # keys and values held at once while sampling, and besides them ...
+IDLE_BYTES = (
+    8  # ... for each weight that learns: an update's gradients and activations take no less when sampling is over
+)
 
 
-def cache_room(device: torch.device) -> int:
-    """Bytes of keys and values that sampling on this device holds at once."""
-    if device.type != "cuda":
-        return CACHE_BYTES
-    return int(torch.cuda.get_device_properties(device).total_memory) // CACHE_SHARE
+def cache_room(learning: int) -> int:
+    """Bytes of keys and values that sampling holds at once, for so many weights that learn.
+
+    8 prompts of Janus-Pro-1B with 8 guided drawings each go at once where all of its language model learns.
+    """
+    return CACHE_BYTES + IDLE_BYTES * learning
 
 
 class JanusPolicy(UnifiedPolicy):
@@ -173,7 +176,8 @@ class JanusPolicy(UnifiedPolicy):
         group = len(keys) // len(ids)
         halves = 2 if task == "t2i" and sampling.cfg_weight != 1 else 1
         each = halves * cache_bytes(self.model.config.text_config, self.dtype, ids.shape[1], group, limit)
-        size = max(1, cache_room(self.device) // each)  # prompts at once
+        room = cache_room(sum(parameter.numel() for parameter in self.trainable()))
+        size = max(1, room // each)  # prompts at once
         parts = [
             self._complete(task, ids[rows], mask[rows], None if pixels is None else pixels[rows], sampling, own)
             for rows, own in zip(

@@ -221,10 +221,15 @@ def _load(model: Model, path: str | Path, **learning: Any) -> UnifiedPolicy:
 
 
 def build_optimizer(policy: UnifiedPolicy, optim: Optim) -> Optimizer:
-    """AdamW over what learns; after sharding, which puts other parameters in their places."""
+    """AdamW over what learns; after sharding, which puts other parameters in their places.
+
+    On a GPU it is the fused one: torch's default there would take as much memory again as the weights for a moment.
+    """
     from torch.optim import AdamW
 
-    return AdamW(policy.trainable(), lr=optim.lr, betas=optim.betas, weight_decay=optim.weight_decay)
+    learning = policy.trainable()
+    fused = learning[0].is_cuda or None
+    return AdamW(learning, lr=optim.lr, betas=optim.betas, weight_decay=optim.weight_decay, fused=fused)
 
 
 def build_rubrics(

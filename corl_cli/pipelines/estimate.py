@@ -15,7 +15,6 @@ from corl_cli.core.types import AnswerType, Task
 from corl_cli.data import triplets
 from corl_cli.models.base import Count
 from corl_cli.pipelines import build
-from corl_cli.pipelines.machine import this_device
 
 if TYPE_CHECKING:
     from transformers import JanusConfig
@@ -35,8 +34,8 @@ class Peak:
 
     `held` throughout: weights, the optimiser's moments, the sampler's copy, the frozen reference. While sampling:
     `sampling` (keys and values, logits of a step, pictures decoded). While updating: `gradients`, of all tasks where
-    their gradients are measured apart, and `activations` of one micro-batch with its logits. While the optimiser
-    steps: `gradients` and `stepping`, its temporaries. Rewards' own models are not in it.
+    their gradients are measured apart, and `activations` of one micro-batch with its logits. Rewards' own models are
+    not in it.
     """
 
     weights: int
@@ -46,7 +45,6 @@ class Peak:
     gradients: int
     activations: int
     sampling: int
-    stepping: int
 
     @property
     def held(self) -> int:
@@ -56,21 +54,13 @@ class Peak:
     @property
     def total(self) -> int:
         """The most that is there at once."""
-        updating = self.gradients + max(self.activations, self.stepping)
-        return self.held + max(self.sampling, updating)
+        return self.held + max(self.sampling, self.gradients + self.activations)
 
 
-def peak(
-    recipe: Recipe,
-    processes: int,
-    micro_batch_size: int | None,
-    weights: str | None = None,
-    gpu: int | None = None,
-) -> Peak:
+def peak(recipe: Recipe, processes: int, micro_batch_size: int | None, weights: str | None = None) -> Peak:
     """What one of so many processes holds at most, with so many triplets in a backward pass; None is all of its own.
 
     `weights` like the recipe's own are counted in place of them; CorlError when their configuration cannot be read.
-    Sampling takes what room there is on a GPU of so many bytes; without one given, on the device here.
     """
     from corl_cli.pipelines.activations import Layout, activations
 
@@ -88,8 +78,12 @@ def peak(
         )
         for task in recipe.train.tasks
     ]
-    sampled = [_sampling(recipe, config, own, share, gpu) for own in passes] if recipe.train.method == "rl" else [0]
     there = standing(recipe, processes, path)
+    sharded = recipe.distributed.strategy == "fsdp" and processes > 1  # then what samples is a frozen copy
+    learning = 0 if sharded else counted(recipe, path).learn
+    sampled = (
+        [_sampling(recipe, config, own, share, learning) for own in passes] if recipe.train.method == "rl" else [0]
+    )
     return replace(
         there,
         activations=there.activations + max(activations(config, recipe.model, own) for own in passes),
@@ -121,7 +115,6 @@ def standing(recipe: Recipe, processes: int, weights: str | None = None) -> Peak
         gradients=learning * (2 if apart else 1),
         activations=_gathered(recipe, path) if sharded else 0,
         sampling=0,
-        stepping=learning,  # AdamW's foreach takes the roots of all second moments; or the sum of both tasks' gradients
     )
 
 
@@ -140,7 +133,7 @@ def enough(recipe: Recipe, processes: int) -> int:
         groups * (read[task] + 2 * recipe.sampling.group_size * (read[task] + new_tokens(recipe, config, task)))
         for task in recipe.train.tasks
     ]
-    return there.held + there.gradients + there.stepping + max(passes) * each * MASTER
+    return there.held + there.gradients + max(passes) * each * MASTER
 
 
 def longest(recipe: Recipe, path: str) -> Mapping[Task, int]:
@@ -201,18 +194,17 @@ def _guided(recipe: Recipe, task: Task) -> bool:
     return task == "t2i" and drawing.cfg_weight != 1 and drawing.scoring == "guided"
 
 
-def _sampling(recipe: Recipe, config: JanusConfig, layout: Layout, share: int, gpu: int | None) -> int:
+def _sampling(recipe: Recipe, config: JanusConfig, layout: Layout, share: int, learning: int) -> int:
     """Keys and values of the prompts that are sampled at once, the logits of a step, and a batch of pictures."""
     from corl_cli.models.decoder import cache_bytes
     from corl_cli.models.images import PIXELS
-    from corl_cli.models.janus import CACHE_SHARE, cache_room
+    from corl_cli.models.janus import cache_room
 
     text, drawing = config.text_config, layout.task == "t2i"
     halves = 2 if drawing and recipe.sampling.t2i.cfg_weight != 1 else 1
     dtype = getattr(torch, recipe.model.dtype)
     each = halves * cache_bytes(text, dtype, layout.prompt_tokens, layout.group_size, layout.new_tokens)
-    room = cache_room(this_device()) if gpu is None else gpu // CACHE_SHARE
-    prompts, rows = max(1, min(share, room // each)), layout.group_size * halves
+    prompts, rows = max(1, min(share, cache_room(learning) // each)), layout.group_size * halves
     vocabulary = config.vq_config.num_embeddings if drawing else text.vocab_size
     logits = 4 * 4 * prompts * rows * vocabulary  # float32: logits, noise, probabilities, their order
     pixels = min(PIXELS, share * layout.group_size * config.vision_config.image_size**2)

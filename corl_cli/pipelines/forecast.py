@@ -140,12 +140,12 @@ def sized(recipe: Recipe, machine: Machine, gpus: int) -> tuple[int, Peak]:
     """The micro-batches of the recipe, or as many triplets as fit, 1 where none does; and the peak with them."""
 
     def need(size: int) -> int:
-        return estimate.peak(recipe, gpus, size, gpu=machine.memory).total
+        return estimate.peak(recipe, gpus, size).total
 
     share = recipe.train.batch_size // gpus
     set_by_hand = share if recipe.algo.loss == "bnpo" else None
     size = recipe.train.micro_batch_size or set_by_hand or plan.largest(share, plan.MARGIN * machine.memory, need) or 1
-    return size, estimate.peak(recipe, gpus, size, gpu=machine.memory)
+    return size, estimate.peak(recipe, gpus, size)
 
 
 def seconds(recipe: Recipe, machine: Machine, gpus: int, efficiency: Efficiency) -> dict[str, float]:

@@ -75,10 +75,13 @@ class Updater:
         if not apart:
             self.strategy.reduce()
             return metrics
+        metrics |= self._compare(found)
         for parameter, *gradients in zip(self._parameters(), *found.values(), strict=True):
             there = [gradient for gradient in gradients if gradient is not None]
-            parameter.grad = sum(there[1:], there[0]) if there else None
-        return metrics | self._compare(found)
+            for gradient in there[1:]:  # in place: a third set would be the peak of a run's memory
+                there[0].add_(gradient)
+            parameter.grad = there[0] if there else None
+        return metrics
 
     def _accumulate(self, task: Task, experience: Experience) -> Metrics:
         """The gradients of one task's micro-batches, and its metrics over all processes."""

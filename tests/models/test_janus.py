@@ -45,6 +45,7 @@ def test_prompts_that_do_not_fit_at_once_are_sampled_in_turns(
 ) -> None:
     whole = policy.sample(task, triplets, SAMPLINGS[task], key="k")
     monkeypatch.setattr(janus, "CACHE_BYTES", 1_000_000)  # a prompt or two
+    monkeypatch.setattr(janus, "IDLE_BYTES", 0)
     turns = policy.sample(task, triplets, SAMPLINGS[task], key="k")
     assert torch.equal(turns.completion_ids, whole.completion_ids)
     assert torch.equal(turns.completion_mask, whole.completion_mask)
