@@ -285,7 +285,7 @@ class Decoder:
 
     def _hide(self, visible: Tensor, group_size: int) -> Tensor:
         """Minus infinity where not visible [B, T], for every head and row: [B * kv_heads * G, 1, T]."""
-        return _bias(visible, self.dtype).repeat_interleave(self.kv_heads * group_size, 0)[:, None]
+        return _bias(visible, torch.float32).repeat_interleave(self.kv_heads * group_size, 0)[:, None]
 
     def _hidden(self, cache: Cache) -> Tensor | None:
         """What is added to the scores of the next step: padding, and columns that are still empty."""
@@ -293,7 +293,7 @@ class Decoder:
         if cache.pace.columns == 1:
             return hidden
         empty = torch.arange(cache.width, device=cache.column.device) > cache.column
-        future = torch.zeros_like(empty, dtype=self.dtype).masked_fill(empty, -torch.inf)
+        future = _bias(~empty, torch.float32)
         return future if hidden is None else hidden + future
 
     def _rotations(self, count: int, like: Tensor) -> Tensor:
@@ -327,13 +327,20 @@ def _append(cache: Cache, number: int, keys: Tensor, values: Tensor) -> None:
 
 
 def _scores(q: Tensor, keys: Tensor, hidden: Tensor | None) -> Tensor:
-    """q [n, r, D] on keys [n, T, D], scaled, -> [n, r, T]; `hidden` is added."""
-    added, beta = (q.new_zeros(1), 0) if hidden is None else (hidden, 1)
-    return torch.baddbmm(added, q, keys.transpose(1, 2), beta=beta, alpha=q.shape[-1] ** -0.5)
+    """q [n, r, D] on keys [n, T, D], scaled, -> [n, r, T] in float32; `hidden` is added.
+
+    In 16 bits a score of 40 would be rounded by 0.1, more than all else between the sampler and the scorer.
+    """
+    scale, turned = q.shape[-1] ** -0.5, keys.transpose(1, 2)
+    if q.dtype == torch.float32:
+        added, beta = (q.new_empty(1), 0) if hidden is None else (hidden, 1)
+        return torch.baddbmm(added, q, turned, beta=beta, alpha=scale)
+    products = torch.bmm(q, turned, out_dtype=torch.float32) if q.is_cuda else torch.bmm(q.float(), turned.float())
+    return products.mul_(scale) if hidden is None else products.mul_(scale).add_(hidden)
 
 
 def _softmax(scores: Tensor, dtype: torch.dtype) -> Tensor:
-    return scores.softmax(-1, dtype=torch.float32).to(dtype)
+    return scores.softmax(-1).to(dtype)
 
 
 def _add(x: Tensor, product: Tensor, matrix: Tensor) -> Tensor:

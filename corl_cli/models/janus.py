@@ -27,9 +27,7 @@ from corl_cli.models.prompts import ChatPrompts
 from corl_cli.models.sampling import draw, write
 
 CACHE_BYTES = 8 << 30  # keys and values held at once while sampling, and besides them ...
-IDLE_BYTES = (
-    8  # ... for each weight that learns: an update's gradients and activations take no less when sampling is over
-)
+IDLE_BYTES = 8  # ... for each weight that learns: when sampling is over, gradients and activations take no less
 
 
 def cache_room(learning: int) -> int:
@@ -134,7 +132,9 @@ class JanusPolicy(UnifiedPolicy):
 
     def checkpoint_layers(self) -> None:
         """See UnifiedPolicy.checkpoint_layers."""
-        self.model.model.language_model.gradient_checkpointing_enable({"use_reentrant": False})
+        llama = self.model.model.language_model
+        older = llama.gradient_checkpointing_enable  # the name that transformers before 5.23 knows
+        getattr(llama, "activation_checkpointing_enable", older)({"use_reentrant": False})
 
     @property
     def device(self) -> torch.device:

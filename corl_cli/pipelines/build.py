@@ -225,11 +225,15 @@ def build_optimizer(policy: UnifiedPolicy, optim: Optim) -> Optimizer:
 
     On a GPU it is the fused one: torch's default there would take as much memory again as the weights for a moment.
     """
+    from torch.autograd.graph import increment_version
     from torch.optim import AdamW
 
     learning = policy.trainable()
     fused = learning[0].is_cuda or None
-    return AdamW(learning, lr=optim.lr, betas=optim.betas, weight_decay=optim.weight_decay, fused=fused)
+    optimizer = AdamW(learning, lr=optim.lr, betas=optim.betas, weight_decay=optim.weight_decay, fused=fused)
+    # the fused one does not say that it has changed them, by which the sampler knows (Decoder.refresh)
+    optimizer.register_step_post_hook(lambda *_: increment_version(learning))
+    return optimizer
 
 
 def build_rubrics(

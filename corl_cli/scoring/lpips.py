@@ -50,7 +50,7 @@ class Lpips:
         demand(self.requirements(), "LPIPS")
         # TF32, cuDNN's default, would make a value depend on its batch. The setting is the whole process', and rewards
         # may run in a thread beside the policy: so it is made once, and float32 convolutions are exact from here on.
-        torch.backends.cudnn.conv.fp32_precision = "ieee"  # type: ignore[attr-defined]
+        torch.backends.cudnn.allow_tf32 = False
         self.network = read(self.kind, self.backbone, self.heads).to(device)
         self.device = device
 

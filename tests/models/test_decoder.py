@@ -6,7 +6,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from transformers import LlamaConfig, LlamaModel
 
-from corl_cli.models.decoder import CPU, Cache, Decoder, Pace
+from corl_cli.models.decoder import CPU, Cache, Decoder, Pace, _scores
 
 BLOCKS = Pace(columns=4, look=1, shrink=1.0)
 
@@ -107,6 +107,13 @@ def test_bfloat16_keeps_what_is_added_up_in_float32() -> None:
         for column, states in enumerate(stepped(own, new, cache)):
             error = (states - expected[:, 6 + column]).abs().max()
             assert 0 < error < 0.15
+
+
+def test_large_scores_are_not_rounded_to_bfloat16() -> None:
+    score = 8.0625 * 5.03125  # 40.564453125, and 40.5 in 16 bits
+    q, keys = torch.tensor([[[8.0625]]]).bfloat16(), torch.tensor([[[5.03125]]]).bfloat16()
+    assert _scores(q, keys, None).item() == score != torch.tensor(score).bfloat16().item()
+    assert _scores(q, keys, torch.full((1, 1, 1), -torch.inf)).item() == -torch.inf
 
 
 def test_the_heads_follow_their_modules() -> None:

@@ -8,9 +8,11 @@ import torch
 from PIL import Image
 
 from corl_cli.core.errors import CorlError
+from corl_cli.core.recipe import Optim
 from corl_cli.core.types import Sampling, Task, Triplet
 from corl_cli.models import janus
 from corl_cli.models.janus import JanusPolicy
+from corl_cli.pipelines.build import build_optimizer
 from corl_cli.trainer.preflight import check_identity
 
 SAMPLINGS = {
@@ -171,6 +173,23 @@ def test_the_sampler_follows_the_weights(policy: JanusPolicy, triplets: list[Tri
         assert torch.allclose(policy(after).logps, after.logps, atol=1e-4)
         assert not torch.allclose(before.logps, after.logps, atol=1e-2)
     finally:
+        policy.load_state_dict(policy.start)
+
+
+def test_the_sampler_follows_the_fused_optimizer(policy: JanusPolicy, triplets: list[Triplet]) -> None:
+    """That of a GPU, which does not tell tensors that they have changed."""
+    optimizer = build_optimizer(policy, Optim(lr=0.1))
+    for group in optimizer.param_groups:
+        group |= {"fused": True, "foreach": False}
+    before = policy.sample("t2i", triplets, Sampling(), key="k")
+    try:
+        (-policy(before).logps.mean()).backward()
+        optimizer.step()
+        after = policy.sample("t2i", triplets, Sampling(), key="k")
+        assert torch.allclose(policy(after).logps, after.logps, atol=1e-4)
+        assert not torch.allclose(before.logps, after.logps, atol=1e-2)
+    finally:
+        optimizer.zero_grad()
         policy.load_state_dict(policy.start)
 
 

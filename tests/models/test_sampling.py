@@ -5,7 +5,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 from corl_cli.core.types import Sampling, Task, Triplet
 from corl_cli.models import noise, sampling
-from corl_cli.models.decoder import GPU, Cache, Pace
+from corl_cli.models.decoder import Cache, Pace
 from corl_cli.models.graphs import Graphs
 from corl_cli.models.janus import JanusPolicy
 from corl_cli.models.logprobs import guide
@@ -139,32 +139,3 @@ def test_replayed_steps_give_the_same_tokens(
     assert torch.equal(replayed.completion_ids, plain.completion_ids)
     assert torch.equal(replayed.completion_mask, plain.completion_mask)
     assert torch.allclose(replayed.logps, plain.logps, atol=1e-5)
-
-
-def test_a_step_is_run_then_recorded_then_replayed() -> None:
-    done: list[str] = []
-
-    class Recording:
-        def replay(self) -> None:
-            done.append("replay")
-
-    class Recorded(Graphs):
-        def _record(self, step, stream) -> Recording:  # type: ignore[no-untyped-def, override]
-            done.append("record")
-            return Recording()
-
-    graphs = Recorded(torch.device("cpu"))
-    graphs.run("a", lambda: done.append("step"))
-    graphs.run("a", lambda: done.append("step"))
-    assert done == ["step", "step"], "elsewhere than on a GPU steps are simply run"
-    done.clear()
-    graphs = Recorded(torch.device("cpu"))
-    graphs._stream = object()  # type: ignore[assignment]
-    for key in ("a", "a", "a", "b"):
-        graphs.run(key, lambda: done.append("step"))
-    assert done == ["step", "record", "replay", "replay", "step"]
-
-
-def test_a_gpu_hides_columns_that_are_still_empty() -> None:
-    assert GPU.columns > 1
-    assert GPU.columns % 8 == 0, "aligned for its matrix products"
