@@ -27,7 +27,7 @@ from corl_cli.models.prompts import ChatPrompts
 from corl_cli.models.sampling import draw, write
 
 CACHE_BYTES = 8 << 30  # keys and values held at once while sampling, and besides them ...
-IDLE_BYTES = 8  # ... for each weight that learns: when sampling is over, gradients and activations take no less
+IDLE_BYTES = 6  # ... for each weight that learns, whose gradient (4) and part in activations are not there meanwhile
 
 
 def cache_room(learning: int) -> int:
@@ -65,6 +65,7 @@ class JanusPolicy(UnifiedPolicy):
         self._train = () if lora.attached(model) else tuple(train)
         self._decoder: Decoder | None = None
         parts.prepare(model, self._train, self.dtype)
+        self.cache_bytes = cache_room(sum(parameter.numel() for parameter in self.trainable()))
         install(model.model.language_model)
 
     @classmethod
@@ -176,8 +177,8 @@ class JanusPolicy(UnifiedPolicy):
         group = len(keys) // len(ids)
         halves = 2 if task == "t2i" and sampling.cfg_weight != 1 else 1
         each = halves * cache_bytes(self.model.config.text_config, self.dtype, ids.shape[1], group, limit)
-        room = cache_room(sum(parameter.numel() for parameter in self.trainable()))
-        size = max(1, room // each)  # prompts at once
+        chunks = -(-len(ids) // max(1, self.cache_bytes // each))
+        size = -(-len(ids) // chunks)  # prompts at once
         parts = [
             self._complete(task, ids[rows], mask[rows], None if pixels is None else pixels[rows], sampling, own)
             for rows, own in zip(

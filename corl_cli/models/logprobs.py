@@ -40,19 +40,22 @@ class _Chosen(torch.autograd.Function):
     """log softmax(logits [R, V] / temperature)[targets] and entropies, [R] each.
 
     The gradient is 1 at the target less the probabilities, which are at hand from the entropies and are overwritten
-    with it: autograd's own takes several passes over all logits and as many copies of them.
+    with it: autograd's own takes several passes over all logits and as many copies of them. So there is one backward
+    pass, and no second derivative.
     """
 
     @staticmethod
     def forward(ctx: Any, logits: Tensor, targets: Tensor, temperature: float) -> tuple[Tensor, Tensor]:
-        shares = torch.empty(logits.shape, dtype=torch.float32, device=logits.device)
+        learning = ctx.needs_input_grad[0]
+        shares = torch.empty(logits.shape if learning else 0, dtype=torch.float32, device=logits.device)
         chosen, entropies = (torch.empty(len(logits), device=logits.device) for _ in range(2))
         rows = max(1, BLOCK_LOGITS // logits.shape[1])
-        columns = (logits, targets, shares, chosen, entropies)
-        for some, own, share, value, entropy in zip(*(c.split(rows) for c in columns), strict=True):
-            logps = torch.log_softmax(some.float() if temperature == 1 else some.float() / temperature, -1)
-            value.copy_(logps.gather(-1, own[:, None])[:, 0])
-            entropy.copy_(-(torch.exp(logps, out=share) * logps).sum(-1))
+        for start in range(0, len(logits), rows):
+            some = slice(start, start + rows)
+            logps = torch.log_softmax(logits[some].float() / temperature, -1)
+            chosen[some] = logps.gather(-1, targets[some, None])[:, 0]
+            own = torch.exp(logps, out=shares[some]) if learning else logps.exp()
+            entropies[some] = -(own * logps).sum(-1)
         ctx.save_for_backward(shares, targets)
         ctx.temperature, ctx.dtype = temperature, logits.dtype
         ctx.mark_non_differentiable(entropies)

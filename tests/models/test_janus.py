@@ -10,7 +10,6 @@ from PIL import Image
 from corl_cli.core.errors import CorlError
 from corl_cli.core.recipe import Optim
 from corl_cli.core.types import Sampling, Task, Triplet
-from corl_cli.models import janus
 from corl_cli.models.janus import JanusPolicy
 from corl_cli.pipelines.build import build_optimizer
 from corl_cli.trainer.preflight import check_identity
@@ -46,8 +45,7 @@ def test_prompts_that_do_not_fit_at_once_are_sampled_in_turns(
     policy: JanusPolicy, triplets: list[Triplet], task: Task, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     whole = policy.sample(task, triplets, SAMPLINGS[task], key="k")
-    monkeypatch.setattr(janus, "CACHE_BYTES", 1_000_000)  # a prompt or two
-    monkeypatch.setattr(janus, "IDLE_BYTES", 0)
+    monkeypatch.setattr(policy, "cache_bytes", 1_000_000)  # a prompt or two
     turns = policy.sample(task, triplets, SAMPLINGS[task], key="k")
     assert torch.equal(turns.completion_ids, whole.completion_ids)
     assert torch.equal(turns.completion_mask, whole.completion_mask)

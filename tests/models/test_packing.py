@@ -16,7 +16,7 @@ from transformers.utils import is_flash_attn_2_available
 from corl_cli.core.errors import UsageError
 from corl_cli.core.recipe import Lora, Model
 from corl_cli.core.types import Rollout, Sampling, Scoring, Task, Triplet
-from corl_cli.models import logprobs, lora
+from corl_cli.models import logprobs, lora, packing
 from corl_cli.models.janus import JanusPolicy
 from corl_cli.models.packing import lay_out, run
 from corl_cli.pipelines.build import build_policy
@@ -255,3 +255,22 @@ def test_a_frozen_copy_scores_to_the_bit_as_what_it_was_copied_from(triplets: li
     for task in ("t2i", "mm2t"):
         rollout = ragged(learner, triplets, task, 2)  # type: ignore[arg-type]
         assert torch.equal(learner(rollout).logps, frozen(rollout).logps)
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="the kernels of a GPU")
+@pytest.mark.parametrize(("dtype", "close"), [(torch.float32, 1e-4), (torch.bfloat16, 3e-2)])
+@pytest.mark.parametrize("ahead", [0, 5])
+def test_a_gpus_kernels_attend_and_learn_as_the_mask_says(dtype: torch.dtype, close: float, ahead: int) -> None:
+    own = [torch.randn(2, length, 4, 64, device="cuda", dtype=dtype) for length in (9, 9 + ahead, 9 + ahead)]
+    mask = torch.ones(9, 9 + ahead, dtype=torch.bool, device="cuda").tril(ahead)
+    found = []
+    for masked in (False, True):
+        q, k, v = (x.clone().requires_grad_() for x in own)
+        if masked:
+            q_, k_, v_ = (x.transpose(1, 2).float() for x in (q, k, v))
+            attended = torch.nn.functional.scaled_dot_product_attention(q_, k_, v_, mask).transpose(1, 2)
+        else:
+            attended = packing._causal(q, k, v, dropout_p=0.0, scale=None)
+        found.append([attended, *torch.autograd.grad(attended.float().square().sum(), (q, k, v))])
+    for left, right in zip(*found, strict=True):
+        assert torch.allclose(left.float(), right.float(), atol=close, rtol=close)
