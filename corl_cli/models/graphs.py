@@ -54,7 +54,7 @@ def _record(step: Callable[[], None], stream: torch.cuda.Stream, pool: torch.cud
     graph = torch.cuda.CUDAGraph()
     stream.wait_stream(torch.cuda.current_stream())
     with torch.cuda.stream(stream):
-        graph.capture_begin(pool.id, capture_error_mode="thread_local")
+        graph.capture_begin(pool.id, capture_error_mode="thread_local")  # type: ignore[arg-type]
         try:
             step()
         finally:  # or the process could free no memory any more
