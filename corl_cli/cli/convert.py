@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
 import typer
 
-from corl_cli.cli.common import DryRun, Json, OwnRecipe, console, progress, table
+from corl_cli.cli.common import DryRun, Json, OwnRecipe, Set, console, progress, table
 from corl_cli.core.errors import CorlError, UsageError
 
 UNUSED = "SigLIP's pooling head, a counter"
@@ -29,6 +30,7 @@ def convert(
         bool, typer.Option("--fetch-only", help="Fetch what a recipe needs from the network, and convert nothing.")
     ] = False,
     recipe: OwnRecipe = None,
+    overrides: Set = [],  # noqa: B006 (typer copies it)
     dry_run: DryRun = False,
     as_json: Json = False,
 ) -> None:
@@ -36,14 +38,14 @@ def convert(
     if fetch_only:
         if not recipe or source or out or to or dtype:
             raise UsageError(
-                "--fetch-only goes with --recipe, --dry-run and --json alone.",
+                "--fetch-only goes with --recipe, --set, --dry-run and --json alone.",
                 "Type corl convert --fetch-only --recipe NAME",
             )
-        _fetch(recipe, dry_run=dry_run, as_json=as_json)
+        _fetch(recipe, overrides, dry_run=dry_run, as_json=as_json)
         return
-    if not source or not out or recipe:
+    if not source or not out or recipe or overrides:
         raise UsageError(
-            "A conversion needs SOURCE and --out; --recipe belongs to --fetch-only.",
+            "A conversion needs SOURCE and --out; --recipe and --set belong to --fetch-only.",
             "Type corl convert deepseek-ai/Janus-Pro-1B --out janus-pro-1b",
         )
     _convert(source, out, to, dtype, dry_run=dry_run, as_json=as_json)
@@ -58,34 +60,32 @@ def _convert(
     dry_run: bool,
     as_json: bool,
 ) -> None:
-    from corl_cli.pipelines.convert import carry_out, check, lacking
+    from corl_cli.pipelines.convert import carry_out, check
 
-    if dry_run and lacking(source):
-        raise UsageError(f"{source} is not here: a dry run fetches nothing.", f"Fetch it with hf download {source}")
-    job = check(source, out=out, to=to, dtype=dtype)
+    job = check(source, out=out, to=to, dtype=dtype, fetch=not dry_run)
     if dry_run:
         report = job.plan()
     else:
         with progress("Tensors", job.steps) as bar:
             report = carry_out(job, bar)
     if as_json:
-        import json
-
         typer.echo(json.dumps(report, indent=2))
         return
     _tell(report, dry_run=dry_run)
 
 
 def _tell(report: dict[str, Any], *, dry_run: bool) -> None:
-    names = {"deepseek": "DeepSeek's", "transformers": "transformers'"}
+    from corl_cli.pipelines.convert import NAMES
+
     typer.echo(
-        f"{report['source']}, from {names[report['from']]} format to {names[report['to']]}: {report['tensors']} "
+        f"{report['source']}, from {NAMES[report['from']]} format to {NAMES[report['to']]}: {report['tensors']} "
         f"tensors, {report['parameters'] / 1e6:.1f} M parameters, {report['dtype']}, {report['bytes'] / 1e9:.3g} GB."
     )
     if report["dropped"]:
         typer.echo(f"Left out: {report['dropped']} tensors that Janus never evaluates: {UNUSED}.")
     if report["zeros"]:
         typer.echo(f"Zeros: {report['zeros']} tensors that DeepSeek's code loads and never evaluates: {UNUSED}.")
+    typer.echo(f"It is prompted as {json.dumps(report['prompt'])}{_source(report)}")
     if report["to"] == "deepseek" and not report["known_to_deepseek"]:
         typer.echo("Its SigLIP or VQ model is of a size that DeepSeek's code does not have; corl can convert it back.")
     if dry_run:
@@ -97,6 +97,16 @@ def _tell(report: dict[str, Any], *, dry_run: bool) -> None:
     console().print(f"{report['out']} holds the model.{use}", soft_wrap=True, markup=False)
 
 
+def _source(report: dict[str, Any]) -> str:
+    """What says how the model is prompted, and what to do where that was guessed."""
+    if report["prompt_from"] == "guess":
+        return (
+            f", which is a guess: neither its files nor its name say how. Models trained from Janus-1.3B have User and "
+            f"Assistant there; change the roles in {report['out']}/chat_template.jinja"
+        )
+    return ", by its own chat template." if report["prompt_from"] == "files" else ", as its name says."
+
+
 def _answers(answers: dict[str, float] | None, *, trained: bool) -> str:
     if answers is None:
         return "It was not asked anything: that takes more memory than this machine has free."
@@ -106,18 +116,18 @@ def _answers(answers: dict[str, float] | None, *, trained: bool) -> str:
     return asked
 
 
-def _fetch(name: str, *, dry_run: bool, as_json: bool) -> None:
+def _fetch(name: str, overrides: list[str], *, dry_run: bool, as_json: bool) -> None:
     from corl_cli.core.loader import load
     from corl_cli.pipelines.fetch import fetch, lacking, wanted
 
-    recipe = load(name)
+    recipe = load(name, overrides)
     things = wanted(recipe)
     if dry_run:
         rows = [_row(one, "here" if (path := one.here()) else "to fetch", str(path or "")) for one in things]
     else:
         with progress("Fetching", len(things)) as bar:
             found = list(fetch(things, bar))
-        rows = [_row(one.wanted, one.state, one.detail, one.nbytes) for one in found]
+        rows = [_row(one.wanted, one.state, one.detail, one.nbytes if one.path else None) for one in found]
     if rows or as_json:
         table(rows, as_json=as_json)
     else:

@@ -147,15 +147,16 @@ def flush(path: Path) -> None:
 
 
 @contextmanager
-def writing(path: Path) -> Iterator[None]:
-    """Turn a full disk or a place that cannot be written, met while writing `path`, into a CorlError that says so."""
+def writing(path: Path, then: str = "go on with --resume") -> Iterator[None]:
+    """Turn a full disk or a place that cannot be written, met while writing `path`, into a CorlError that says so.
+
+    `then` is what to do once there is space.
+    """
     try:
         yield
     except OSError as error:
         if error.errno in (errno.ENOSPC, errno.EDQUOT):
-            raise CorlError(
-                f"No space left on the disk for {path}.", "Free some space, then go on with --resume."
-            ) from error
+            raise CorlError(f"No space left on the disk for {path}.", f"Free some space, then {then}.") from error
         raise CorlError(f"{path} cannot be written: {error.strerror}.", "Choose another place with --out.") from error
 
 
@@ -164,11 +165,11 @@ def whole_folder(out: Path) -> Iterator[Path]:
     """A temporary folder beside `out` that gets its name when all went well and goes away when not."""
     partial_folder = out.absolute().with_name(f".{out.absolute().name}.partial")
     try:
-        with writing(out):
+        with writing(out, then="try again"):
             shutil.rmtree(partial_folder, ignore_errors=True)  # of one that was killed
             partial_folder.mkdir(parents=True)
         yield partial_folder
-        with writing(out):
+        with writing(out, then="try again"):
             partial_folder.rename(out.absolute())
     finally:
         shutil.rmtree(partial_folder, ignore_errors=True)

@@ -1,8 +1,4 @@
-"""Configuration, tokenizer and image processor of DeepSeek's Janus checkpoints, to transformers' and back.
-
-DeepSeek's code (https://github.com/deepseek-ai/Janus, janus/models) has one size of SigLIP and one of the VQ model, and
-no names for others. A Janus of other sizes is written with names of corl's own, which that code refuses by name.
-"""
+"""Tokenizer and image processor of DeepSeek's Janus checkpoints, to transformers' and back."""
 
 from __future__ import annotations
 
@@ -18,39 +14,12 @@ from transformers import (
     JanusConfig,
     JanusImageProcessorPil,
     JanusProcessor,
-    JanusVisionConfig,
-    JanusVQVAEConfig,
-    LlamaConfig,
     PreTrainedTokenizerFast,
 )
 
 from corl_cli.core.errors import UsageError
+from corl_cli.models.shards import read_json
 
-KIND = "multi_modality"
-CLASSES = {  # each section of the configuration, and the class that it names
-    "vision_config": "CLIPVisionTower",
-    "aligner_config": "MlpProjector",
-    "gen_vision_config": "VQ-16",
-    "gen_aligner_config": "MlpProjector",
-    "gen_head_config": "vision_head",
-}
-SIGLIP = "siglip_large_patch16_384"
-SIGLIP_SIZES = {"width": 1024, "layers": 24, "heads": 16, "patch_size": 16, "mlp_ratio": 4}
-VQ_SIZES = {"ch": 128, "ch_mult": [1, 1, 2, 2, 4], "num_res_blocks": 2, "z_channels": 256}
-OWN_SIGLIP, OWN_VQ = "siglip_of_corl", "VQ-of-corl"  # for sizes that DeepSeek's code does not have
-LLAMA = (
-    "vocab_size",
-    "hidden_size",
-    "intermediate_size",
-    "num_hidden_layers",
-    "num_attention_heads",
-    "num_key_value_heads",
-    "max_position_embeddings",
-    "rms_norm_eps",
-    "hidden_act",
-    "attention_bias",
-    "mlp_bias",
-)
 TAGS = {  # what DeepSeek's processor calls the tokens that prompts are made of, its defaults, transformers' names
     "image_tag": ("<image_placeholder>", "image_token"),
     "image_start_tag": ("<begin_of_image>", "boi_token"),
@@ -58,170 +27,7 @@ TAGS = {  # what DeepSeek's processor calls the tokens that prompts are made of,
     "pad_tag": ("<｜▁pad▁｜>", "pad_token"),
 }
 TEMPLATE = "chat_template.jinja"
-HINT = "corl converts Janus-1.3B, Janus-Pro and models trained from them."
-
-
-# ---- configuration ---------------------------------------------------------------------------------------------------
-
-
-def config_from(original: Mapping[str, Any]) -> JanusConfig:
-    """transformers' configuration of a Janus from DeepSeek's, without token ids; UsageError with all faults."""
-    lacking = [section for section in (*CLASSES, "language_config") if not original.get(section)]
-    if lacking:
-        raise UsageError(
-            f"Its config.json has no {', '.join(lacking)}: it is no Janus that draws by tokens (JanusFlow and "
-            "DeepSeek-VL have the same model_type).",
-            HINT,
-        )
-    params = {section: original[section].get("params", {}) for section in CLASSES}
-    siglip, vq = params["vision_config"], params["gen_vision_config"]
-    _refuse(_foreign(original, params))
-    sizes = siglip if siglip["model_name"] == OWN_SIGLIP else SIGLIP_SIZES
-    coder = vq if original["gen_vision_config"].get("cls") == OWN_VQ else VQ_SIZES
-    llama = original["language_config"]  # its defaults are transformers' own; how it attends is up to who loads it
-    text = LlamaConfig(**{key: llama[key] for key in (*LLAMA, "rope_theta", "rope_scaling") if key in llama})
-    vision = JanusVisionConfig(
-        hidden_size=sizes["width"],
-        num_hidden_layers=sizes["layers"],
-        num_attention_heads=sizes["heads"],
-        patch_size=sizes["patch_size"],
-        mlp_ratio=sizes["mlp_ratio"],
-        image_size=siglip["image_size"],
-        num_image_tokens=(siglip["image_size"] // sizes["patch_size"]) ** 2,
-        projection_dim=text.hidden_size,
-    )
-    drawing = JanusVQVAEConfig(
-        embed_dim=vq["n_embed"],
-        num_embeddings=vq["image_token_size"],
-        base_channels=coder["ch"],
-        channel_multiplier=coder["ch_mult"],
-        num_res_blocks=coder["num_res_blocks"],
-        latent_channels=coder["z_channels"],
-        projection_dim=text.hidden_size,
-        image_token_embed_dim=text.hidden_size,
-    )
-    return JanusConfig(text_config=text, vision_config=vision, vq_config=drawing, tie_word_embeddings=False)
-
-
-def config_to(config: JanusConfig) -> dict[str, Any]:
-    """DeepSeek's configuration of a Janus from transformers'; UsageError for what DeepSeek's code cannot be."""
-    text, vision, vq = config.text_config, config.vision_config, config.vq_config
-    width, rope = text.hidden_size, dict(text.rope_parameters)
-    _refuse(_inexpressible(config))
-    sizes = {
-        "width": vision.hidden_size,
-        "layers": vision.num_hidden_layers,
-        "heads": vision.num_attention_heads,
-        "patch_size": vision.patch_size,
-        "mlp_ratio": vision.mlp_ratio,
-    }
-    coder = {
-        "ch": vq.base_channels,
-        "ch_mult": list(vq.channel_multiplier),
-        "num_res_blocks": vq.num_res_blocks,
-        "z_channels": vq.latent_channels,
-    }
-    usual, usual_vq = sizes == SIGLIP_SIZES, coder == VQ_SIZES
-    params: dict[str, dict[str, Any]] = {
-        "vision_config": {
-            "image_size": vision.image_size,
-            "model_name": SIGLIP if usual else OWN_SIGLIP,
-            "select_feature": "same",
-            "select_layer": -1,
-            **({} if usual else sizes),
-        },
-        "aligner_config": _projector(vision.hidden_size, width),
-        "gen_vision_config": {
-            "image_token_size": vq.num_embeddings,
-            "n_embed": vq.embed_dim,
-            **({} if usual_vq else coder),
-        },
-        "gen_aligner_config": _projector(vq.embed_dim, width),
-        "gen_head_config": {"image_token_embed": width, "image_token_size": vq.num_embeddings, "n_embed": width},
-    }
-    classes = CLASSES if usual_vq else CLASSES | {"gen_vision_config": OWN_VQ}
-    llama = {key: getattr(text, key) for key in LLAMA} | {"rope_theta": rope.pop("rope_theta")}
-    if rope.pop("rope_type") != "default":
-        raise UsageError("Its rotary embeddings are scaled, which corl does not convert.", HINT)
-    return {
-        "architectures": ["MultiModalityCausalLM"],
-        "model_type": KIND,
-        "language_config": {"model_type": "llama", **llama},
-        **{
-            section: {"cls": classes[section], "model_type": section.removesuffix("_config"), "params": params[section]}
-            for section in CLASSES
-        },
-    }
-
-
-def at_home(original: Mapping[str, Any]) -> bool:
-    """Whether DeepSeek's own code has a model of this configuration's sizes."""
-    named = original["vision_config"]["params"]["model_name"], original["gen_vision_config"]["cls"]
-    return named == (SIGLIP, CLASSES["gen_vision_config"])
-
-
-def _projector(into: int, out: int) -> dict[str, Any]:
-    return {"depth": 2, "input_dim": into, "n_embed": out, "projector_type": "mlp_gelu"}
-
-
-def _foreign(original: Mapping[str, Any], params: Mapping[str, Mapping[str, Any]]) -> list[str]:
-    """What a configuration of DeepSeek's says that transformers' Janus cannot be."""
-    faults = [
-        f"{section}.cls is {original[section].get('cls')}, not {name}"
-        for section, name in CLASSES.items()
-        if original[section].get("cls") not in (name, OWN_VQ if section == "gen_vision_config" else name)
-    ]
-    wanted: dict[str, dict[str, tuple[Any, ...]]] = {
-        "vision_config": {
-            "model_name": (SIGLIP, OWN_SIGLIP),
-            "select_layer": (-1,),
-            "pixel_mean": (None,),  # the images' processor has normalised them
-            "pixel_std": (None,),
-        },
-        "aligner_config": {"projector_type": ("mlp_gelu",), "depth": (2,)},
-        "gen_aligner_config": {"projector_type": ("mlp_gelu",), "depth": (2,)},
-    }
-    faults += [
-        f"{section}.params.{key} is {params[section].get(key)}, not {values[0]}"
-        for section, keys in wanted.items()
-        for key, values in keys.items()
-        if params[section].get(key) not in values
-    ]
-    needed = {"vision_config": ("image_size",), "gen_vision_config": ("n_embed", "image_token_size")}
-    return faults + [
-        f"{section}.params.{key} is missing"
-        for section, keys in needed.items()
-        for key in keys
-        if key not in params[section]
-    ]
-
-
-def _inexpressible(config: JanusConfig) -> list[str]:
-    """What a configuration of transformers' says that DeepSeek's Janus cannot be."""
-    text, vision, vq = config.text_config, config.vision_config, config.vq_config
-    wanted = {
-        "text_config.head_dim": (text.head_dim, text.hidden_size // text.num_attention_heads),
-        "vision_config.hidden_act": (vision.hidden_act, "gelu"),
-        "vision_config.attention_bias": (vision.attention_bias, True),
-        "vision_config.use_qk_norm": (vision.use_qk_norm, False),
-        "vision_config.layer_norm_eps": (vision.layer_norm_eps, 1e-6),
-        "vision_config.depth": (vision.depth, 2),
-        "vision_config.projection_dim": (vision.projection_dim, text.hidden_size),
-        "vq_config.hidden_act": (vq.hidden_act, "gelu"),
-        "vq_config.num_hidden_layers": (vq.num_hidden_layers, 2),
-        "vq_config.double_latent": (vq.double_latent, False),
-        "vq_config.projection_dim": (vq.projection_dim, text.hidden_size),
-        "vq_config.image_token_embed_dim": (vq.image_token_embed_dim, text.hidden_size),
-    }
-    return [f"{key} is {found}, not {needed}" for key, (found, needed) in wanted.items() if found != needed]
-
-
-def _refuse(faults: list[str]) -> None:
-    if faults:
-        raise UsageError(f"Its config.json is of another model: {'; '.join(faults)}.", HINT)
-
-
-# ---- tokenizer and images --------------------------------------------------------------------------------------------
+STEPS = ("do_resize", "do_pad", "do_rescale", "do_normalize")  # what is always done to images
 
 
 def processor_from(folder: Path, roles: tuple[str, str]) -> JanusProcessor:
@@ -230,9 +36,12 @@ def processor_from(folder: Path, roles: tuple[str, str]) -> JanusProcessor:
     `roles` are what its prompts call the two speakers. The tokenizer adds the one begin-of-sequence token, as
     DeepSeek's does when it is loaded. UsageError when a file or a token is lacking.
     """
-    images, settings = _json(folder / "preprocessor_config.json"), _json(folder / "tokenizer_config.json")
-    tags = _json(folder / "processor_config.json", optional=True)
-    _json(folder / "tokenizer.json")
+    images, settings = read_json(folder / "preprocessor_config.json"), read_json(folder / "tokenizer_config.json")
+    tags = read_json(file) if (file := folder / "processor_config.json").exists() else {}
+    read_json(folder / "tokenizer.json")
+    check_images(images)
+    if "image_size" not in images:
+        raise UsageError(f"{folder} has a preprocessor_config.json without image_size.", "Copy or fetch it again.")
     backend = Tokenizer.from_file(str(folder / "tokenizer.json"))
     named = {key: _content(settings.get(key)) for key in ("bos_token", "eos_token", "unk_token", "pad_token")}
     for tag, (usual, name) in TAGS.items():
@@ -267,15 +76,33 @@ def processor_from(folder: Path, roles: tuple[str, str]) -> JanusProcessor:
         use_default_system_prompt=False,
         num_image_tokens=tags.get("num_image_tokens", 576),
     )
-    own = folder / TEMPLATE
-    if own.is_file() and _reads(processor, template := own.read_text(encoding="utf-8")):
-        processor.chat_template = template
+    processor.chat_template = own_template(folder, processor) or processor.chat_template
     return processor
 
 
-def generation_from(processor: JanusProcessor) -> GenerationConfig:
+def own_template(folder: Path, processor: JanusProcessor) -> str | None:
+    """The chat template that lies in a folder, if it is one for messages with an image and not a language model's."""
+    file = folder / TEMPLATE
+    template = file.read_text(encoding="utf-8") if file.is_file() else None
+    return template if template and _reads(processor, template) else None
+
+
+def check_images(settings: Mapping[str, Any]) -> None:
+    """UsageError when an image processor, of either format, does less than DeepSeek's always does for Janus."""
+    steps = [
+        key for key in ("do_resize", "do_pad", "do_rescale", "do_normalize") if settings.get(key, True) is not True
+    ]
+    steps += [key for key in ("image_mean", "image_std") if key in settings and not settings[key]]
+    if steps:
+        said = ", ".join(f"{key} is {json.dumps(settings[key])}" for key in steps)
+        raise UsageError(
+            f"its preprocessor_config.json says that {said}, and Janus sees normalised images only.",
+            "Set do_normalize to true, image_mean and image_std to what it was trained with: 0.5 each in Janus-Pro.",
+        )
+
+
+def generation_config(tokenizer: PreTrainedTokenizerFast) -> GenerationConfig:
     """What transformers' own generate needs to know; it reads the begin-of-image id from `generation_kwargs`."""
-    tokenizer = processor.tokenizer
     return GenerationConfig(
         bos_token_id=tokenizer.bos_token_id,
         eos_token_id=tokenizer.eos_token_id,
@@ -356,6 +183,13 @@ def chat_template(roles: tuple[str, str], eos: str, image: str) -> str:
     )
 
 
+def prompt(processor: JanusProcessor, words: str) -> str:
+    """What the model is given for a user's words."""
+    message = {"role": "user", "content": [{"type": "text", "text": words}]}
+    rendered: str = processor.apply_chat_template([message], add_generation_prompt=True)
+    return rendered
+
+
 def _reads(processor: JanusProcessor, template: str) -> bool:
     """Whether a chat template is one for messages with an image, and not a language model's."""
     words = [{"type": "image"}, {"type": "text", "text": "words"}]
@@ -377,13 +211,3 @@ def _known(backend: Tokenizer, token: str | None) -> bool:
 def _content(token: Any) -> str | None:
     """A token as tokenizer_config.json may hold it: a word, or a word with its properties."""
     return token.get("content") if isinstance(token, dict) else token
-
-
-def _json(file: Path, *, optional: bool = False) -> dict[str, Any]:
-    if optional and not file.exists():
-        return {}
-    try:
-        found: dict[str, Any] = json.loads(file.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
-        raise UsageError(f"{file} cannot be read: {error}", "Copy or fetch it again.") from error
-    return found

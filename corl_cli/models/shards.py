@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import math
 import os
+import pickle
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple, Protocol
@@ -21,6 +22,8 @@ WEIGHTS = "model.safetensors"
 INDEX = f"{WEIGHTS}.index.json"
 PICKLED = "pytorch_model.bin"  # the name of older checkpoints
 ADAPTERS = "adapter_config.json"  # marks a folder of adapters
+POINTER = b"version https://git-lfs"  # how a file begins that Git LFS has not fetched
+AGAIN = "Copy or fetch it again."
 SHARD_BYTES = 2_000_000_000
 PIECE = 1 << 17  # entries read at once: few enough to stay in the processor's cache
 DTYPES = {
@@ -100,7 +103,7 @@ class Adapted:
 
     def __init__(self, folder: Path, base: Weights) -> None:
         self.base = base
-        self._alpha = float(_json(folder / ADAPTERS)["lora_alpha"])
+        self._alpha = float(read_json(folder / ADAPTERS)["lora_alpha"])
         self._factors: dict[str, tuple[Tensor, Tensor]] = {}
         opened = _open(folder / "adapter_model.safetensors")
         found = set(opened.keys())
@@ -145,7 +148,7 @@ def write(folder: Path, specs: Mapping[str, Spec], pieces: Callable[[str], Itera
     if len(shards) > 1:
         weight_map = {name: file for file, shard in zip(names, shards, strict=True) for name in shard}
         index = {"metadata": {"total_size": sum(spec.nbytes for spec in specs.values())}, "weight_map": weight_map}
-        with writing(folder):
+        with writing(folder, then="try again"):
             (folder / INDEX).write_text(json.dumps(index, indent=2, sort_keys=True) + "\n", encoding="utf-8")
 
 
@@ -172,7 +175,7 @@ def _write(path: Path, specs: Mapping[str, Spec], pieces: Callable[[str], Iterab
         offset += spec.nbytes
     text = json.dumps(header).encode()
     text += b" " * (-len(text) % 8)
-    with writing(path), path.open("wb") as file:
+    with writing(path, then="try again"), path.open("wb") as file:
         file.write(len(text).to_bytes(8, "little") + text)
         for name in specs:
             for piece in pieces(name):
@@ -192,11 +195,11 @@ def _files(folder: Path) -> list[Path]:
         if (folder / name).is_file():
             return [folder / name]
         if (index := folder / f"{name}.index.json").is_file():
-            files = sorted({folder / shard for shard in _json(index).get("weight_map", {}).values()})
+            files = sorted({folder / shard for shard in read_json(index).get("weight_map", {}).values()})
             lost = [file.name for file in files if not file.is_file()]
             if files and not lost:
                 return files
-            raise UsageError(f"{folder} lacks {', '.join(lost) or 'its shards'}.", "Copy or fetch it again.")
+            raise UsageError(f"{folder} lacks {', '.join(lost) or 'its shards'}.", AGAIN)
     raise UsageError(f"{folder} holds no weights ({WEIGHTS}).", "Give a corl run, or the folder of a checkpoint.")
 
 
@@ -225,12 +228,15 @@ def _pickled(file: Path) -> Iterator[tuple[str, Spec, int]]:
     """
     from torch._subclasses.fake_tensor import FakeTensorMode
 
+    _check_content(file)
     try:
         with FakeTensorMode():
             found = torch.load(file, weights_only=True)
-    except Exception as error:  # pickle, zipfile and torch have errors of their own
+    except pickle.UnpicklingError as error:  # torch's words advise to run what is in it
+        raise UsageError(f"{file} cannot be read: it is damaged, or holds more than tensors.", AGAIN) from error
+    except Exception as error:  # zipfile and torch have errors of their own
         reason = (str(error).strip() or type(error).__name__).splitlines()[0]
-        raise UsageError(f"{file} cannot be read: {reason}", "Copy or fetch it again.") from error
+        raise UsageError(f"{file} cannot be read: {reason}", AGAIN) from error
     for name, tensor in found.items() if isinstance(found, dict) else [("it", found)]:
         begin = getattr(tensor.untyped_storage(), "_checkpoint_offset", None) if isinstance(tensor, Tensor) else None
         if begin is None or not tensor.is_contiguous() or tensor.dtype not in CODES:
@@ -243,15 +249,37 @@ def _pickled(file: Path) -> Iterator[tuple[str, Spec, int]]:
 
 
 def _open(file: Path) -> Any:
+    _check_content(file)
     try:
         return safe_open(file, framework="pt")
     except Exception as error:  # safetensors has an error of its own, and OSError
-        raise UsageError(f"{file} cannot be read: {str(error).splitlines()[0]}", "Copy or fetch it again.") from error
+        raise UsageError(f"{file} cannot be read: {str(error).splitlines()[0]}", AGAIN) from error
 
 
-def _json(file: Path) -> dict[str, Any]:
+def read_json(file: Path) -> dict[str, Any]:
+    """The object in a JSON file; UsageError where there is none."""
+    _check_content(file)
     try:
-        found: dict[str, Any] = json.loads(file.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
-        raise UsageError(f"{file} cannot be read: {error}", "Copy or fetch it again.") from error
+        found = json.loads(file.read_text(encoding="utf-8"))
+    except ValueError as error:
+        raise UsageError(f"{file} cannot be read: {error}", AGAIN) from error
+    if not isinstance(found, dict):
+        raise UsageError(f"{file} cannot be read: it holds no JSON object.", AGAIN)
     return found
+
+
+def _check_content(file: Path) -> None:
+    """UsageError for a file that is not there, cannot be read, is empty, or only points at what it should hold."""
+    try:
+        with file.open("rb") as opened:
+            begin = opened.read(len(POINTER))
+    except FileNotFoundError as error:
+        raise UsageError(f"{file.parent} has no {file.name}.", AGAIN) from error
+    except OSError as error:
+        raise UsageError(f"{file} cannot be read: {error.strerror}.", AGAIN) from error
+    if not begin:
+        raise UsageError(f"{file} is empty.", AGAIN)
+    if begin == POINTER:
+        raise UsageError(
+            f"{file} is a pointer of Git LFS, not the file itself.", "Fetch it with git lfs pull, or with hf download."
+        )

@@ -16,23 +16,25 @@ from torch import Tensor
 
 from corl_cli.core.errors import CorlError, UsageError
 from corl_cli.core.progress import Progress
+from corl_cli.core.requirements import Wanted
 from corl_cli.core.run_dir import check_room, check_vacant, whole_folder, writing
-from corl_cli.models import loading, original, original_files, shards
+from corl_cli.models import loading, original, original_config, original_files, shards
 from corl_cli.models.prompts import ChatPrompts
 from corl_cli.models.shards import Saved, Spec, Weights
-from corl_cli.pipelines.build import locate
-from corl_cli.pipelines.merge_sources import Source, open_source
-from corl_cli.scoring.checkpoints import requirement
+from corl_cli.pipelines.merge_sources import Source, at_hand, open_source
 
 if TYPE_CHECKING:
     from transformers import JanusConfig, JanusForConditionalGeneration, JanusProcessor
 
 Format = Literal["transformers", "deepseek"]
-KINDS: dict[str, Format] = {original_files.KIND: "deepseek", "janus": "transformers"}
+KINDS: dict[str, Format] = {original_config.KIND: "deepseek", "janus": "transformers"}
+NAMES: dict[Format, str] = {"transformers": "transformers'", "deepseek": "DeepSeek's"}
 OTHER: dict[Format, Format] = {"deepseek": "transformers", "transformers": "deepseek"}
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16}
-ROLES = ("<|User|>", "<|Assistant|>")
-OLD_ROLES = ("User", "Assistant")  # DeepSeek's README on Janus-1.3B; its files do not say so
+ROLES = {  # of the two speakers, in DeepSeek's README; the files do not say them
+    "janus-pro": ("<|User|>", "<|Assistant|>"),
+    "janus-1.3b": ("User", "Assistant"),
+}
 SENTENCE = "a red circle left of a blue square"
 DRAWN = 4  # image tokens that are really drawn
 LINES = 5  # tensors named when many do not fit
@@ -41,13 +43,18 @@ NEEDED = 1.2  # memory to ask a model, in sizes of its weights
 
 @dataclass(frozen=True, kw_only=True)
 class Conversion:
-    """A conversion that has passed its checks: `weights` is the source as the format it goes `to` has it."""
+    """A conversion that has passed its checks: `weights` is the source as the format it goes `to` has it.
+
+    `described` is the configuration in DeepSeek's words, and `template` what its chat template was taken from.
+    """
 
     source: Source
     to: Format
     out: Path
     config: JanusConfig
     processor: JanusProcessor
+    described: dict[str, Any]
+    template: Literal["files", "name", "guess"]
     weights: Weights
     specs: dict[str, Spec]
 
@@ -71,9 +78,19 @@ class Conversion:
         """Tensors that DeepSeek's code must find, never evaluates, and are zero because the source has none."""
         return [name for name in self.specs if original.dropped(name)]
 
+    @property
+    def nbytes(self) -> int:
+        """Bytes of the tensors written."""
+        return sum(spec.nbytes for spec in self.specs.values())
+
+    @property
+    def dtype(self) -> str:
+        """The type that holds all the tensors written."""
+        kinds = [spec.dtype for spec in self.specs.values()]
+        return str(reduce(torch.promote_types, kinds)).removeprefix("torch.")
+
     def plan(self) -> dict[str, Any]:
         """What is done, for people and scripts."""
-        kinds = [spec.dtype for spec in self.specs.values()]
         return {
             "source": self.source.name,
             "from": OTHER[self.to],
@@ -81,38 +98,39 @@ class Conversion:
             "out": str(self.out),
             "tensors": len(self.specs),
             "parameters": sum(math.prod(spec.shape) for spec in self.specs.values()),
-            "bytes": sum(spec.nbytes for spec in self.specs.values()),
-            "dtype": _name(reduce(torch.promote_types, kinds)),
+            "bytes": self.nbytes,
+            "dtype": self.dtype,
             "dropped": len(self.dropped),
             "zeros": len(self.zeros),
-            "known_to_deepseek": original_files.at_home(original_files.config_to(self.config)),
+            "known_to_deepseek": original_config.at_home(self.described),
+            "prompt": original_files.prompt(self.processor, "WORDS"),
+            "prompt_from": self.template,
         }
 
 
-def lacking(name: str) -> bool:
-    """Whether a source must be fetched from the hub first; CorlError when it is nowhere."""
-    wanted = requirement("Janus checkpoint", _located(name)).wanted
-    return wanted is not None and wanted.here() is None
-
-
-def check(name: str, *, out: Path, to: Format | None = None, dtype: str | None = None) -> Conversion:
+def check(
+    name: str, *, out: Path, to: Format | None = None, dtype: str | None = None, fetch: bool = True
+) -> Conversion:
     """Fetch the source where it is not here, open it and compare it with what its configuration says that it has.
 
-    UsageError when it is of another model, damaged or in the wanted format already, CorlError when the disk lacks room.
+    UsageError when it is of another model, damaged, in the wanted format already, or not here and not to be fetched;
+    CorlError when the disk lacks room.
     """
     check_vacant(out)
-    wanted = requirement("Janus checkpoint", _located(name)).wanted
-    if wanted is not None and wanted.here() is None:
+    if isinstance(wanted := at_hand(name), Wanted):
+        if not fetch:
+            raise UsageError(f"{name} is not here: a dry run fetches nothing.", f"Fetch it with hf download {name}")
         wanted.get()
     source = open_source(name)
-    said = _said(source)
+    said = shards.read_json(source.file("config.json") or source.folders[0] / "config.json")
     kind = KINDS.get(str(said.get("model_type")))
     if kind is None:
-        raise UsageError(f"{name} is no Janus: its config.json says {said.get('model_type')}.", original_files.HINT)
+        raise UsageError(f"{name} is no Janus: its config.json says {said.get('model_type')}.", original_config.HINT)
     if to == kind:
         fold = f" Its adapters are folded by corl merge {name} --out {out}" if len(source.folders) > 1 else ""
-        raise UsageError(f"{name} is in {to}'s format already.", f"Leave out --to, or give another model.{fold}")
-    config, processor = _read_original(source, said) if kind == "deepseek" else _read(source)
+        raise UsageError(f"{name} is in {NAMES[to]} format already.", f"Leave out --to, or give another model.{fold}")
+    config, processor = _read(source, said, kind)
+    described = original_config.config_to(config)
     expected = original.original_shapes(config) if kind == "deepseek" else original.shapes(config)
     if lines := original.misfits(source.weights, expected):
         lines[LINES:] = [f"{len(lines) - LINES} more do not fit"] if len(lines) > LINES else []
@@ -123,10 +141,19 @@ def check(name: str, *, out: Path, to: Format | None = None, dtype: str | None =
     view = original.as_transformers if kind == "deepseek" else original.as_original
     weights: Weights = view(source.weights, config)
     specs = {name: Spec(spec.shape, DTYPES[dtype] if dtype else spec.dtype) for name, spec in weights.specs.items()}
-    check_room(out, sum(spec.nbytes for spec in specs.values()), "The converted model")
-    return Conversion(
-        source=source, to=OTHER[kind], out=out, config=config, processor=processor, weights=weights, specs=specs
+    conversion = Conversion(
+        source=source,
+        to=OTHER[kind],
+        out=out,
+        config=config,
+        processor=processor,
+        described=described,
+        template=_template(source, said, processor),
+        weights=weights,
+        specs=specs,
     )
+    check_room(out, conversion.nbytes, "The converted model")
+    return conversion
 
 
 def carry_out(conversion: Conversion, progress: Progress) -> dict[str, Any]:
@@ -139,12 +166,12 @@ def carry_out(conversion: Conversion, progress: Progress) -> dict[str, Any]:
     """
     job = conversion
     with whole_folder(job.out) as folder:
-        with writing(job.out):
+        with writing(job.out, then="try again"):
             shards.write(folder, job.specs, lambda name: _pieces(job, name, progress))
             _write_files(job, folder)
         _compare(job, Saved(folder), progress)
         answers = None
-        if (free := _free_memory()) is None or NEEDED * job.plan()["bytes"] < free:
+        if (free := _free_memory()) is None or NEEDED * job.nbytes < free:
             answers = _ask(_load(job, folder), job.processor)
         progress.advance(note="asked")
     return job.plan() | {"equal": True, "answers": answers}
@@ -153,48 +180,42 @@ def carry_out(conversion: Conversion, progress: Progress) -> dict[str, Any]:
 # ---- reading ---------------------------------------------------------------------------------------------------------
 
 
-def _located(name: str) -> str:
-    return str(Path(locate(name)).expanduser())
-
-
-def _said(source: Source) -> dict[str, Any]:
-    file = source.file("config.json")
-    if file is None:
-        raise UsageError(f"{source.name} has no config.json.", "Copy or fetch it again.")
+def _read(source: Source, said: dict[str, Any], kind: Format) -> tuple[JanusConfig, JanusProcessor]:
+    """transformers' configuration and processor of a source of either format, which DeepSeek's words can describe."""
+    words = source.file("tokenizer.json") or source.folders[0] / "tokenizer.json"
     try:
-        found: dict[str, Any] = json.loads(file.read_text(encoding="utf-8"))
-    except ValueError as error:
-        raise UsageError(f"{file} cannot be read: {error}", "Copy or fetch it again.") from error
-    return found
-
-
-def _read_original(source: Source, said: dict[str, Any]) -> tuple[JanusConfig, JanusProcessor]:
-    try:
-        config = original_files.config_from(said)
+        shards.read_json(words)
+        if kind == "transformers":
+            config, processor = loading.read_config(source.folders[-1]), loading.read_processor(words.parent)
+            original_files.check_images(processor.image_processor.to_dict())
+        else:
+            config = original_config.config_from(said)
+            roles = next(iter(_named(source, said)), "janus-pro")
+            processor = original_files.processor_from(words.parent, ROLES[roles])
+            original_files.with_tokens(config, processor)
+        original_config.config_to(config)
     except UsageError as error:
-        raise UsageError(f"{source.name} cannot be converted. {error.message}", error.hint) from error
+        raise UsageError(f"{source.name} cannot be converted: {error.message}", error.hint) from error
+    except CorlError:
+        raise
     except Exception as error:  # transformers' own checks of a value, and what is not there
-        reason = (str(error).strip() or type(error).__name__).splitlines()[0]
-        raise UsageError(f"{source.name} has a config.json that cannot be read: {reason}", "Copy it again.") from error
-    old = re.search(r"janus-1\.3b", f"{source.name} {said.get('_name_or_path')}", re.IGNORECASE)
-    processor = original_files.processor_from(source.folders[0], OLD_ROLES if old else ROLES)
-    return original_files.with_tokens(config, processor), processor
+        lines = str(error).strip().splitlines() or [type(error).__name__]
+        reason = f"its files lack {error}" if isinstance(error, KeyError) else lines[-1].strip()
+        raise UsageError(f"{source.name} cannot be converted: {reason}", "Copy it again, or mend it.") from error
+    return config, processor
 
 
-def _read(source: Source) -> tuple[JanusConfig, JanusProcessor]:
-    words = source.file("tokenizer.json")
-    if words is None:
-        raise UsageError(f"{source.name} has no tokenizer.json.", "Copy or fetch it again.")
-    config = loading.read_config(source.folders[-1])
-    try:
-        original_files.config_to(config)
-    except UsageError as error:
-        raise UsageError(f"{source.name} cannot be converted. {error.message}", error.hint) from error
-    try:
-        return config, loading.read_processor(words.parent)
-    except Exception as error:  # as many kinds as there are ways to be damaged
-        reason = (str(error).strip() or type(error).__name__).splitlines()[0]
-        raise UsageError(f"{words.parent} has no processor that can be read: {reason}", "Copy it again.") from error
+def _named(source: Source, said: dict[str, Any]) -> list[str]:
+    """Which model of DeepSeek's the source's name tells that it is, or was trained from; at most one."""
+    found = {name for name in ROLES if name in f"{source.name} {said.get('_name_or_path')}".lower()}
+    return list(found) if len(found) == 1 else []
+
+
+def _template(source: Source, said: dict[str, Any], processor: JanusProcessor) -> Literal["files", "name", "guess"]:
+    """What says how the model is prompted."""
+    if KINDS[said["model_type"]] == "transformers" or original_files.own_template(source.folders[0], processor):
+        return "files"
+    return "name" if _named(source, said) else "guess"
 
 
 # ---- writing ---------------------------------------------------------------------------------------------------------
@@ -211,13 +232,12 @@ def _pieces(job: Conversion, name: str, progress: Progress) -> Iterator[Tensor]:
 
 
 def _write_files(job: Conversion, folder: Path) -> None:
-    dtype = job.plan()["dtype"]
     if job.to == "transformers":
-        job.config.architectures, job.config.dtype = ["JanusForConditionalGeneration"], dtype
-        for part in (job.config, original_files.generation_from(job.processor), job.processor):
+        job.config.architectures, job.config.dtype = ["JanusForConditionalGeneration"], job.dtype
+        for part in (job.config, original_files.generation_config(job.processor.tokenizer), job.processor):
             part.save_pretrained(folder)
         return
-    config = original_files.config_to(job.config) | {"torch_dtype": dtype}
+    config = job.described | {"torch_dtype": job.dtype}
     (folder / "config.json").write_text(json.dumps(config, indent=2) + "\n", encoding="utf-8")
     original_files.save_original(job.processor, folder)
 
@@ -248,7 +268,7 @@ def _load(job: Conversion, folder: Path) -> JanusForConditionalGeneration:
     else:
         said = json.loads((folder / "config.json").read_text(encoding="utf-8"))
         config = original_files.with_tokens(
-            original_files.config_from(said), original_files.processor_from(folder, ROLES)
+            original_config.config_from(said), original_files.processor_from(folder, ROLES["janus-pro"])
         )
         view = original.as_transformers(Saved(folder), config)
         place = None
@@ -270,13 +290,15 @@ def _ask(model: JanusForConditionalGeneration, processor: JanusProcessor) -> dic
 
     CorlError when anything is not finite.
     """
+    from PIL import Image
+
     prompts = ChatPrompts(processor, model.config.vision_config.num_image_tokens)
     words = processor.tokenizer(SENTENCE, return_tensors="pt")
     text = _nats(model(**{key: words[key] for key in ("input_ids", "attention_mask")}).logits, words.input_ids)
     ids, mask, inside = prompts.caption([SENTENCE])
-    side = model.config.vision_config.image_size
-    shades = torch.linspace(-1, 1, side, dtype=model.dtype).expand(1, 3, side, side)
-    picture = _nats(model(input_ids=ids, attention_mask=mask, pixel_values=shades).logits, ids, inside)
+    shades = processor.image_processor(Image.linear_gradient("L").convert("RGB"), return_tensors="pt").pixel_values
+    seen = model(input_ids=ids, attention_mask=mask, pixel_values=shades.to(model.dtype))
+    picture = _nats(seen.logits, ids, inside)
     answers = {"text": text, "picture": picture, "guess": math.log(model.config.text_config.vocab_size)}
     if not (_draw(model, prompts).isfinite().all() and all(map(math.isfinite, answers.values()))):
         raise CorlError("The converted model gives NaN or infinity.", "Check that the source is sound.")
@@ -311,7 +333,3 @@ def _free_memory() -> float | None:
     except OSError:
         return None
     return int(found[1]) * 1024.0 if found else None
-
-
-def _name(dtype: torch.dtype) -> str:
-    return str(dtype).removeprefix("torch.")

@@ -11,6 +11,7 @@ from typing import Any
 import torch
 
 from corl_cli.core.errors import UsageError
+from corl_cli.core.requirements import Wanted
 from corl_cli.models import lora
 from corl_cli.models.shards import ADAPTERS, Adapted, Saved, Weights
 from corl_cli.pipelines.build import locate
@@ -34,7 +35,9 @@ class Source:
 
 def open_source(name: str) -> Source:
     """A source by name: 'world', a run, a folder or a hub id in the cache; adapters with the weights they stand on."""
-    folder = _located(name)
+    folder = at_hand(name)
+    if isinstance(folder, Wanted):
+        raise _nowhere(name, f"; a model of the hub is fetched with hf download {name}")
     if not (folder / ADAPTERS).is_file():
         return Source(name, (folder,), Saved(folder))
     under = lora.base_of(folder)
@@ -42,20 +45,22 @@ def open_source(name: str) -> Source:
     return Source(name, (folder, *base.folders), Adapted(folder, base.weights))
 
 
-def _located(name: str) -> Path:
+def at_hand(name: str) -> Path | Wanted:
+    """The folder of a source, in the hub's cache for a hub id, or what the hub may have; UsageError for neither."""
     folder = Path(locate(name)).expanduser()
     if folder.is_dir():
         return folder
-    wanted = requirement("checkpoint", name).wanted
+    wanted = requirement("Janus checkpoint", name).wanted
     if wanted and (here := wanted.here()):
         return here
     owner, _, model = name.partition("/")
-    of_hub = model and owner != "runs" and not Path(owner).is_dir()  # else it looks like a folder's name
-    fetch = f"; a model of the hub is fetched with hf download {name}" if of_hub else "."
-    raise UsageError(
-        f"{name} is neither a folder here nor in the hub's cache.",
-        f"Give a run or a checkpoint{fetch}",
-    )
+    if not (wanted and model) or owner == "runs" or Path(owner).is_dir():  # it looks like a folder's name
+        raise _nowhere(name)
+    return wanted
+
+
+def _nowhere(name: str, fetch: str = ".") -> UsageError:
+    return UsageError(f"{name} is neither a folder here nor in the hub's cache.", f"Give a run or a checkpoint{fetch}")
 
 
 def ancestor(source: Source) -> Source:

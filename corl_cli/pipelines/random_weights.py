@@ -136,7 +136,7 @@ def janus(
 
     from corl_cli.models import lora
     from corl_cli.models.janus import JanusPolicy
-    from corl_cli.world.tiny import generation_config
+    from corl_cli.models.original_files import generation_config
 
     processor = janus_processor(shape)
     with device:

@@ -12,7 +12,6 @@ from pathlib import Path
 import torch
 from tokenizers import AddedToken, Regex, Tokenizer, decoders, models, pre_tokenizers, processors
 from transformers import (
-    GenerationConfig,
     JanusConfig,
     JanusForConditionalGeneration,
     JanusProcessor,
@@ -23,6 +22,7 @@ from transformers import (
 )
 from transformers.models.janus.image_processing_pil_janus import JanusImageProcessorPil
 
+from corl_cli.models.original_files import generation_config
 from corl_cli.world.drawing import IMAGE_SIZE
 from corl_cli.world.language import vocabulary
 
@@ -136,16 +136,6 @@ def build_model(processor: JanusProcessor) -> JanusForConditionalGeneration:
     model = JanusForConditionalGeneration(build_config(processor.tokenizer))
     model.generation_config = generation_config(processor.tokenizer)
     return model
-
-
-def generation_config(tokenizer: PreTrainedTokenizerFast) -> GenerationConfig:
-    """What transformers' own generate needs to know; it reads the begin-of-image id from `generation_kwargs`."""
-    return GenerationConfig(
-        bos_token_id=tokenizer.bos_token_id,
-        eos_token_id=tokenizer.eos_token_id,
-        pad_token_id=tokenizer.pad_token_id,
-        generation_kwargs={"boi_token_id": tokenizer.convert_tokens_to_ids(BOI)},
-    )
 
 
 def save(model: JanusForConditionalGeneration, processor: JanusProcessor, path: Path) -> None:

@@ -185,7 +185,7 @@ def test_what_deepseeks_code_cannot_be_is_refused(tmp_path):
 
 def test_options_that_do_not_fit(original, tmp_path, monkeypatch):
     out = tmp_path / "out"
-    assert "in deepseek's format already" in refused(original, "--out", out, "--to", "deepseek")
+    assert "in DeepSeek's format already" in refused(original, "--out", out, "--to", "deepseek")
     assert "exists and is not empty" in refused(original, "--out", original)
     assert "needs SOURCE and --out" in refused("world")
     assert "--fetch-only goes with --recipe" in refused("world", "--fetch-only")

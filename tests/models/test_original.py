@@ -9,7 +9,7 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from corl_cli.core.errors import UsageError
-from corl_cli.models import original, original_files, shards
+from corl_cli.models import original, original_config, original_files, shards
 from corl_cli.models.prompts import ChatPrompts, Frame
 from corl_cli.pipelines.memory import Memory
 
@@ -34,7 +34,7 @@ def folder(theirs, tmp_path_factory):
 def read(folder):
     """Configuration and processor as transformers has them."""
     processor = original_files.processor_from(folder, ROLES)
-    return original_files.with_tokens(original_files.config_from(original_janus.config()), processor), processor
+    return original_files.with_tokens(original_config.config_from(original_janus.config()), processor), processor
 
 
 def whole(weights):
@@ -130,8 +130,8 @@ def test_misfits_name_each_tensor(theirs, read):
 
 def test_the_configuration_goes_both_ways(read):
     said = original_janus.config()
-    back = original_files.config_to(read[0])
-    for section in original_files.CLASSES:
+    back = original_config.config_to(read[0])
+    for section in original_config.CLASSES:
         assert back[section] == said[section]
     kept = {key: back["language_config"][key] for key in original_janus.LANGUAGE}
     assert kept == original_janus.LANGUAGE
@@ -154,14 +154,14 @@ def test_janus_pro_7b_leaves_out_what_is_llamas_default():
         "select_layer": -1,
     }
     said["gen_vision_config"] = {"cls": "VQ-16", "params": {"image_token_size": 16384, "n_embed": 8}}
-    config = original_files.config_from(said)
+    config = original_config.config_from(said)
     shapes = original.original_shapes(config)
     assert shapes["language_model.model.layers.29.mlp.down_proj.weight"] == (4096, 11008)
     assert shapes["vision_model.vision_tower.blocks.23.attn.qkv.weight"] == (3072, 1024)
     assert shapes["gen_vision_model.decoder.conv_blocks.0.res.2.conv2.weight"] == (512, 512, 3, 3)
     assert config.vision_config.num_image_tokens == 576
     assert not config.tie_word_embeddings
-    assert original_files.at_home(original_files.config_to(config))
+    assert original_config.at_home(original_config.config_to(config))
 
 
 @pytest.mark.parametrize(
@@ -178,7 +178,7 @@ def test_what_would_compute_otherwise_is_refused(section, key, value, words):
     said = original_janus.config()
     said[section]["params"][key] = value
     with pytest.raises(UsageError, match="is of another model") as caught:
-        original_files.config_from(said)
+        original_config.config_from(said)
     assert words in caught.value.message
 
 
@@ -218,7 +218,7 @@ def test_a_token_that_is_lacking_is_named(folder, tmp_path):
 
 def test_frames_of_prompts_need_no_more_than_the_files(read, tmp_path):
     config, processor = read
-    for part in (config, processor, original_files.generation_from(processor)):
+    for part in (config, processor, original_files.generation_config(processor.tokenizer)):
         part.save_pretrained(tmp_path)
     frame = Frame.load(tmp_path)
     assert (frame.num_drawing_tokens, frame.room) == (4, 64)
