@@ -46,15 +46,14 @@ class Cache:
     """Keys and values of B prompts with G rows each, of which `length` columns are in use; `column` is the same number
     on the device.
 
-    `keys`, `values` of each layer [B, kv_heads, G, T, D]; `prompts`, where they are shared, are their own (keys,
-    values) [B, kv_heads, P, D] of each layer. `hidden` [B * kv_heads * G, 1, T] and `hidden_prompts`
+    `held` are keys and values of each layer [2, B, kv_heads, G, T, D]; `prompts`, where they are shared, those of the
+    prompts [2, B, kv_heads, P, D]. `hidden` [B * kv_heads * G, 1, T] and `hidden_prompts`
     [B * kv_heads, 1, P] are minus infinity at padding, None where there is none. `rotations` [N, D / 2] are those of
     each position, `offsets` [B * G] each row's real position of column 0.
     """
 
-    keys: list[Tensor]
-    values: list[Tensor]
-    prompts: list[tuple[Tensor, Tensor]]
+    held: list[Tensor]
+    prompts: list[Tensor]
     hidden: Tensor | None
     hidden_prompts: Tensor | None
     rotations: Tensor
@@ -67,26 +66,21 @@ class Cache:
     def width(self) -> int:
         """The columns that the next step attends to."""
         step = self.pace.columns
-        return min(-(-(self.length + 1) // step) * step, self.keys[0].shape[3])
+        return min(-(-(self.length + 1) // step) * step, self.held[0].shape[4])
 
     def take(self, groups: Tensor, samples: Tensor) -> Cache:
         """The cache of some of the groups [B'] and of the same number of samples of each [B', G']."""
-        count, kv_heads, size = self.keys[0].shape[:3]
+        _, count, kv_heads, size, *columns = self.held[0].shape
         heads = torch.arange(kv_heads, device=groups.device)
         own = ((groups[:, None, None] * kv_heads + heads[None, :, None]) * size + samples[:, None]).flatten()
-        shape = (len(groups), kv_heads, samples.shape[1])
-
-        def kept(tensor: Tensor) -> Tensor:
-            return tensor.flatten(0, 2)[own].view(*shape, *tensor.shape[3:])
-
+        shape = (2, len(groups), kv_heads, samples.shape[1], *columns)
         hidden_prompts = self.hidden_prompts
         if hidden_prompts is not None:
             hidden_prompts = hidden_prompts.view(count, kv_heads, 1, -1)[groups].flatten(0, 1)
         return replace(
             self,
-            keys=[kept(keys) for keys in self.keys],
-            values=[kept(values) for values in self.values],
-            prompts=[(keys[groups], values[groups]) for keys, values in self.prompts],
+            held=[both.flatten(1, 3)[:, own].view(shape) for both in self.held],
+            prompts=[both[:, groups] for both in self.prompts],
             hidden=None if self.hidden is None else self.hidden[own],
             hidden_prompts=hidden_prompts,
             offsets=self.offsets[(groups[:, None] * size + samples).flatten()],
@@ -176,13 +170,12 @@ class Decoder:
             attend = _bias(((causal & visible[:, None]) | itself)[:, None], self.dtype)
         states, read = self._read(embeds.float(), cache.rotations[positions], attend)
         if shared:
-            cache.prompts = [(own_keys.contiguous(), own_values.contiguous()) for own_keys, own_values in read]
+            cache.prompts = [both.contiguous() for both in read]
             cache.offsets = lengths.repeat_interleave(group_size)
             cache.hidden_prompts = self._hide(visible, 1) if padded else None
         else:
-            for keys, values, (own_keys, own_values) in zip(cache.keys, cache.values, read, strict=True):
-                keys[:, :, :, :length] = own_keys[:, :, None]
-                values[:, :, :, :length] = own_values[:, :, None]
+            for held, both in zip(cache.held, read, strict=True):
+                held[..., :length, :] = both[:, :, :, None]
             cache.offsets = (lengths - length).repeat_interleave(group_size)
             cache.hidden = self._hide(F.pad(visible, (0, room), value=True), group_size) if padded else None
             cache.length = length
@@ -194,46 +187,60 @@ class Decoder:
 
         Moves `cache.column`; whoever calls counts `cache.length`, which is not the device's.
         """
-        count, kv_heads, size = cache.keys[0].shape[:3]
+        _, count, kv_heads, size, _, _ = cache.held[0].shape
         rows = (count, size, self.num_heads + 2 * kv_heads, self.head_dim)
         rotation = cache.rotations[cache.offsets + cache.column].view(count, size, 1, -1)
-        hidden = self._hidden(cache)
+        width, hidden = cache.width, self._hidden(cache)
         x = embeds.float()
         for number, (own, layer) in enumerate(zip(self.llama.layers, self.layers, strict=True)):
             qkv = F.linear(self._norm(x, own.input_layernorm), layer["qkv"]).view(rows)
-            q, k, v = self._split(qkv, rotation)
-            _append(cache, number, k.transpose(1, 2), v.transpose(1, 2))
-            attended = self._attend(q, cache, number, hidden)
+            q, both = self._split(qkv, rotation)  # both [2, B, kv_heads, G, D]
+            if cache.pace.columns == 1:
+                cache.held[number].select(4, cache.length).copy_(both)  # four times as fast on a CPU
+            else:
+                cache.held[number].index_copy_(4, cache.column, both[..., None, :])
+            attended = self._attend(q, cache, number, width, hidden)
             x = self._finish(x, attended, own, layer)
         cache.column.add_(1)
         return F.rms_norm(x, x.shape[-1:], self.llama.norm.weight.float(), self.eps)
 
-    def _read(self, x: Tensor, rotation: Tensor, attend: Tensor | None) -> tuple[Tensor, list[tuple[Tensor, Tensor]]]:
-        """The last states [B, D] of whole prompts [B, P, D], and each layer's keys and values [B, kv_heads, P, D]."""
+    def _read(self, x: Tensor, rotation: Tensor, attend: Tensor | None) -> tuple[Tensor, list[Tensor]]:
+        """The last states [B, D] of whole prompts [B, P, D], and of each layer what `_split` calls both."""
         count, length, width = x.shape
         rows = (count, length, self.num_heads + 2 * self.kv_heads, self.head_dim)
         x, read = x.view(-1, width), []
         for own, layer in zip(self.llama.layers, self.layers, strict=True):
             qkv = F.linear(self._norm(x, own.input_layernorm), layer["qkv"]).view(rows)
-            q, k, v = (part.transpose(1, 2) for part in self._split(qkv, rotation[:, :, None]))
-            read.append((k, v))
+            q, both = self._split(qkv, rotation[:, :, None])
+            read.append(both)
+            k, v = both
             attended = F.scaled_dot_product_attention(
-                q, k, v, attn_mask=attend, is_causal=attend is None, enable_gqa=self.num_heads != self.kv_heads
+                q.transpose(1, 2),
+                k,
+                v,
+                attn_mask=attend,
+                is_causal=attend is None,
+                enable_gqa=self.num_heads != self.kv_heads,
             )
             x = self._finish(x, attended.transpose(1, 2).reshape(count * length, -1), own, layer)
         last = x.view(count, length, width)[:, -1]
         return F.rms_norm(last, (width,), self.llama.norm.weight.float(), self.eps), read
 
-    def _split(self, qkv: Tensor, rotation: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """Rotated queries and keys, and values: qkv [..., heads, D], rotation [..., 1, D / 2] of complex numbers.
+    def _split(self, qkv: Tensor, rotation: Tensor) -> tuple[Tensor, Tensor]:
+        """Queries [B, L, heads, D], and keys and values [2, B, kv_heads, L, D], of qkv [B, L, heads + 2 kv_heads, D].
 
-        The weights are laid out so that the two entries that are turned together are neighbours.
+        Queries and keys are rotated in place by complex numbers [B, L, 1, D / 2]: the weights are laid out so that the
+        two entries that are turned together are neighbours.
         """
-        turned = qkv[..., : -self.kv_heads, :].float().unflatten(-1, (-1, 2))
-        both = torch.view_as_real(torch.view_as_complex(turned) * rotation).flatten(-2).to(self.dtype)
-        return both[..., : self.num_heads, :], both[..., self.num_heads :, :], qkv[..., -self.kv_heads :, :]
+        turned = qkv[:, :, : -self.kv_heads].unflatten(-1, (-1, 2))
+        if qkv.dtype == torch.float32:
+            torch.view_as_complex(turned).mul_(rotation)
+        else:
+            turned.copy_(torch.view_as_real(torch.view_as_complex(turned.float()) * rotation))
+        both = qkv[:, :, self.num_heads :].unflatten(2, (2, self.kv_heads)).permute(2, 0, 3, 1, 4)
+        return qkv[:, :, : self.num_heads], both
 
-    def _attend(self, q: Tensor, cache: Cache, number: int, hidden: Tensor | None) -> Tensor:
+    def _attend(self, q: Tensor, cache: Cache, number: int, columns: int, hidden: Tensor | None) -> Tensor:
         """One query for each row [B, G, heads, D] over its prompt and its own columns -> [B * G, heads * D].
 
         For one query plain products are faster than the fused kernel (1.7 times on a CPU at the world's size); the
@@ -243,12 +250,12 @@ class Decoder:
         kv_heads = self.kv_heads
         q = q.view(count, size, kv_heads, -1, width).transpose(1, 2)  # [B, kv_heads, G, heads / kv_heads, D]
         own = q.reshape(count * kv_heads * size, -1, width)
-        keys, values = (held[number].flatten(0, 2)[:, : cache.width] for held in (cache.keys, cache.values))
+        keys, values = cache.held[number].flatten(1, 3)[:, :, :columns].unbind()
         scores = _scores(own, keys, hidden)
         if not cache.prompts:
             attended = torch.bmm(_softmax(scores, self.dtype), values)
         else:
-            first_keys, first_values = (held.flatten(0, 1) for held in cache.prompts[number])
+            first_keys, first_values = cache.prompts[number].flatten(1, 2).unbind()
             first = _scores(own.reshape(count * kv_heads, -1, width), first_keys, cache.hidden_prompts)
             length = first.shape[-1]
             weights = _softmax(torch.cat([first.view(*scores.shape[:2], length), scores], -1), self.dtype)
@@ -268,11 +275,10 @@ class Decoder:
 
     def _blank(self, count: int, group_size: int, columns: int, like: Tensor) -> Cache:
         """An empty cache; zeros, because what is hidden is still multiplied by 0."""
-        shape = (count, self.kv_heads, group_size, columns, self.head_dim)
+        shape = (2, count, self.kv_heads, group_size, columns, self.head_dim)
         nothing = torch.zeros(1, dtype=torch.long, device=like.device)
         return Cache(
-            keys=[like.new_zeros(shape, dtype=self.dtype) for _ in self.layers],
-            values=[like.new_zeros(shape, dtype=self.dtype) for _ in self.layers],
+            held=[like.new_zeros(shape, dtype=self.dtype) for _ in self.layers],
             prompts=[],
             hidden=None,
             hidden_prompts=None,
@@ -315,15 +321,6 @@ class Decoder:
     def _versions(self) -> list[int]:
         modules = (self.llama, *self._heads.values())
         return [parameter._version for module in modules for parameter in module.parameters()]
-
-
-def _append(cache: Cache, number: int, keys: Tensor, values: Tensor) -> None:
-    """Put one column [B, kv_heads, G, D] behind those in use."""
-    for held, new in ((cache.keys[number], keys), (cache.values[number], values)):
-        if cache.pace.columns == 1:
-            held.select(3, cache.length).copy_(new)  # four times as fast on a CPU
-        else:
-            held.index_copy_(3, cache.column, new[:, :, :, None])
 
 
 def _scores(q: Tensor, keys: Tensor, hidden: Tensor | None) -> Tensor:

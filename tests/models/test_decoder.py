@@ -1,17 +1,20 @@
 """The sampler's Llama next to transformers' own."""
 
+from typing import Any
+
 import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from transformers import LlamaConfig, LlamaModel
 
 from corl_cli.models.decoder import CPU, Cache, Decoder, Pace, _scores
 
 BLOCKS = Pace(columns=4, look=1, shrink=1.0)
 
 
-def llama(kv_heads: int, layers: int = 2) -> LlamaModel:
+def llama(kv_heads: int, layers: int = 2) -> Any:
+    from transformers import LlamaConfig, LlamaModel  # after corl has mended torchvision
+
     torch.manual_seed(0)
     config = LlamaConfig(
         vocab_size=11,
@@ -28,14 +31,14 @@ def llama(kv_heads: int, layers: int = 2) -> LlamaModel:
     return model
 
 
-def decoder(model: LlamaModel, pace: Pace = CPU, dtype: torch.dtype = torch.float32) -> Decoder:
+def decoder(model: Any, pace: Pace = CPU, dtype: torch.dtype = torch.float32) -> Decoder:
     made = Decoder(model, {"mm2t": torch.nn.Linear(32, 11, bias=False)}, dtype)
     made.pace = pace
     return made
 
 
 @torch.no_grad()
-def whole(model: LlamaModel, embeds: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
+def whole(model: Any, embeds: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
     positions = (mask.cumsum(-1) - 1).clamp(min=0)
     return model(inputs_embeds=embeds, attention_mask=mask, position_ids=positions).last_hidden_state
 
