@@ -1,7 +1,9 @@
 """How much memory a language model's layers take in a forward and backward pass, counted without taking it.
 
 transformers' own layers, with adapters and checkpointing as in the recipe, run on fake tensors: shapes without values.
-What is alive at once is counted storage by storage, for few layers, and extended to all of them: layers are alike.
+What is alive at once is counted storage by storage, for two layers, and extended to all of them: layers are alike.
+Fake tensors are a CPU's, and so is the branch of attention that is counted (packing._causal): what a GPU's kernels hold
+besides queries, keys and values is not in it.
 """
 
 from __future__ import annotations
@@ -23,13 +25,15 @@ from torch.utils.weak import WeakIdKeyDictionary
 
 from corl_cli.core.recipe import Model
 from corl_cli.core.types import Task
+from corl_cli.pipelines.costs import BYTES
 
 if TYPE_CHECKING:
     from transformers import JanusConfig
 
     from corl_cli.models.packing import Packing
 
-LAYERS = (2, 3)  # that are run; the first and the last differ from those between
+LAYERS = 2  # that are run; those between the first and the last are like the second
+SEEING = ("vision_model", "aligner")  # parts that are run where one of them learns
 
 
 class Alive(TorchDispatchMode):
@@ -74,13 +78,18 @@ class Layout:
 def activations(config: JanusConfig, model: Model, layout: Layout) -> int:
     """Bytes of a micro-batch's forward and backward pass besides the weights and their gradients.
 
-    Casts of weights to the compute precision and the logits are in it; the vision tower is not.
+    Casts of weights to the compute precision and the logits are in it, and the vision tower where it or its aligner
+    learns.
     """
-    layers = config.text_config.num_hidden_layers
     learning = model.model_copy(update={"checkpoint": "", "attention": "sdpa"}).model_dump_json()
-    few, more = (_count(config.to_json_string(), learning, layout, min(layers, few)) for few in LAYERS)
-    forward, kept, backward = (a + (b - a) * max(0, layers - LAYERS[0]) for a, b in zip(few, more, strict=True))
-    return max(forward, kept + logits(config, model, layout), backward)
+    found = _count(config.to_json_string(), learning, layout)
+    more = max(0, config.text_config.num_hidden_layers - LAYERS)
+    return max(
+        found.forward + more * found.written,
+        found.kept + more * found.written + logits(config, model, layout),
+        found.backward + more * found.read,
+        found.end,
+    )
 
 
 def logits(config: JanusConfig, model: Model, layout: Layout) -> int:
@@ -90,57 +99,123 @@ def logits(config: JanusConfig, model: Model, layout: Layout) -> int:
     """
     from corl_cli.models.logprobs import CHUNK_LOGITS
 
-    drawing, width = layout.task == "t2i", 2 if model.dtype == "bfloat16" else 4
+    drawing, width = layout.task == "t2i", BYTES[model.dtype]
     vocabulary = config.vq_config.num_embeddings if drawing else config.text_config.vocab_size
     rows = layout.prompts * layout.group_size * layout.new_tokens
     learns = not drawing and not model.lora and "language_model" in model.train
-    head = vocabulary * config.text_config.hidden_size * (width + 4) if learns else 0
-    return min(max(vocabulary, CHUNK_LOGITS), rows * vocabulary) * (4 + width) + head
+    head = vocabulary * config.text_config.hidden_size * (width + BYTES["float32"]) if learns else 0
+    return min(max(vocabulary, CHUNK_LOGITS), rows * vocabulary) * (BYTES["float32"] + width) + head
+
+
+@dataclass(frozen=True, kw_only=True)
+class Counted:
+    """Bytes alive in a pass through LAYERS: the most in its forward half, and what that keeps; the most in the backward
+    half until the first layer's turn, and after that. `written` and `read` are those of one layer more, in each half.
+    """
+
+    forward: int
+    kept: int
+    backward: int
+    end: int
+    written: int
+    read: int
+
+
+class Marks:
+    """What is alive when each layer has run, and when the gradient reaches each layer's output."""
+
+    def __init__(self, alive: Alive, layers: Iterable[nn.Module]) -> None:
+        self.alive = alive
+        self.written: list[int] = []
+        self.read: list[int] = []
+        self.backward = 0
+        self._hooks = [layer.register_forward_hook(self._ran) for layer in layers]
+
+    def _ran(self, layer: nn.Module, args: Any, output: Any) -> None:
+        out = output if isinstance(output, Tensor) else output[0]
+        self.written.append(self.alive.now)
+        if out.requires_grad:
+            out.register_hook(self._reached)
+
+    def _reached(self, gradient: Tensor) -> None:
+        self.read.insert(0, self.alive.now)
+        self.backward, self.alive.peak = max(self.backward, self.alive.peak), self.alive.now
+
+    def end(self) -> None:
+        """Mark no more: layers that are recomputed run again."""
+        for hook in self._hooks:
+            hook.remove()
 
 
 @cache
-def _count(config: str, model: str, layout: Layout, layers: int) -> tuple[int, int, int]:
-    """Bytes alive in a pass through so many layers: the most in its forward half, what it keeps, the most after."""
+def _count(config: str, model: str, layout: Layout) -> Counted:
     from corl_cli.models import packing
 
     learning = Model.model_validate_json(model)
-    policy = _policy(json.loads(config), learning, layers)
+    policy, fakes = _policy(config, model)
     rows = layout.prompts * layout.group_size
     laid = packing.lay_out(
         torch.ones(layout.prompts, layout.prompt_tokens), torch.ones(rows, layout.new_tokens, dtype=torch.bool)
     )
-    with FakeTensorMode(allow_non_fake_inputs=True):
-        _fake(policy)
-        held = [tensor for weight in policy.parameters() for tensor in (weight, weight.grad) if tensor is not None]
-        with Alive(held) as alive:
-            with torch.autocast("cpu", dtype=torch.bfloat16, enabled=learning.dtype == "bfloat16"):
-                states = _states(policy, layout, laid)
-                forward, kept = alive.peak, alive.now
-            alive.peak = alive.now
-            if states.requires_grad:
-                states.backward(torch.empty_like(states))
-    return forward, kept, alive.peak
+    held = [tensor for weight in policy.parameters() for tensor in (weight, weight.grad) if tensor is not None]
+    with fakes, Alive(held) as alive:
+        marks = Marks(alive, policy.model.language_model.layers)
+        with torch.autocast("cpu", dtype=torch.bfloat16, enabled=learning.dtype == "bfloat16"):
+            states = _states(policy, learning, layout, laid)
+            forward, kept = alive.peak, alive.now
+        marks.end()
+        alive.peak = alive.now
+        if states.requires_grad:
+            states.backward(torch.empty_like(states))
+    return Counted(
+        forward=forward,
+        kept=kept,
+        backward=marks.backward,
+        end=alive.peak,
+        written=marks.written[-1] - marks.written[0],
+        read=marks.read[-1] - marks.read[0] if marks.read else 0,
+    )
 
 
-def _states(policy: Any, layout: Layout, laid: Packing) -> Tensor:
+def _states(policy: Any, learning: Model, layout: Layout, laid: Packing) -> Tensor:
     """The hidden states of a packed micro-batch that predict its tokens, as the policy's own forward pass has them."""
     from corl_cli.models import packing
 
     language_model = policy.model.language_model
     ids = torch.zeros(layout.prompts * layout.group_size, layout.new_tokens - 1, dtype=torch.long)
-    prompts = language_model.embed_tokens(torch.zeros(layout.prompts, layout.prompt_tokens, dtype=torch.long))
+    prompts = language_model.embed_tokens(torch.zeros(layout.prompts, layout.prompt_tokens, dtype=torch.long)).float()
+    if layout.task == "mm2t" and set(SEEING) & set(learning.train):
+        vision = policy.config.vision_config
+        size = (layout.prompts, vision.num_channels, vision.image_size, vision.image_size)
+        seen = policy.model.get_image_features(torch.empty(size, dtype=getattr(torch, learning.dtype))).pooler_output
+        prompts = torch.cat([prompts[:, seen.shape[1] :], seen.to(prompts.dtype)], 1)
     embed = policy.prepare_embeddings_for_image_generation if layout.task == "t2i" else language_model.embed_tokens
-    return laid.predicting(packing.run(language_model, laid.pack(prompts.float(), embed(ids)), laid))
+    return laid.predicting(packing.run(language_model, laid.pack(prompts, embed(ids)), laid))
 
 
-def _policy(config: dict[str, Any], learning: Model, layers: int) -> nn.Module:
-    """A Janus of these shapes with so many layers, on the device meta; what learns is as in training."""
+@cache
+def _policy(config: str, model: str) -> tuple[Any, FakeTensorMode]:
+    """A Janus of these shapes whose parts that are run are fake, and the mode that they are fake in."""
+    learning = Model.model_validate_json(model)
+    seeing = bool(set(SEEING) & set(learning.train))
+    policy = _built(json.loads(config), learning, seeing)
+    fakes = FakeTensorMode(allow_non_fake_inputs=True)
+    with fakes:
+        for name in ("language_model", "generation_embeddings", "generation_aligner", *(SEEING if seeing else ())):
+            _fake(getattr(policy.model, name))
+    return policy, fakes
+
+
+def _built(config: dict[str, Any], learning: Model, seeing: bool) -> nn.Module:
+    """A Janus of these shapes with LAYERS, on the device meta; what learns is as in training."""
     from transformers import JanusConfig, JanusForConditionalGeneration
 
     from corl_cli.models import lora, packing, parts
 
-    config["text_config"] |= {"num_hidden_layers": layers}
-    config["vision_config"] |= {"num_hidden_layers": 1}  # not run here
+    text = config["text_config"]
+    text["num_hidden_layers"] = min(LAYERS, text["num_hidden_layers"])
+    if not seeing:
+        config["vision_config"]["num_hidden_layers"] = 1
     with torch.device("meta"):
         policy = JanusForConditionalGeneration(JanusConfig(**config | {"tie_word_embeddings": False}))
         if learning.lora:

@@ -17,10 +17,10 @@ from corl_cli.core.types import Task
 if TYPE_CHECKING:
     from transformers import JanusConfig
 
-GRADIENT_BYTES = 4  # gradients are float32, as the weights are that learn
-ADAM_BYTES = (
-    28  # of float32 that AdamW moves per weight: weight, gradient, two moments read; all but the gradient written
-)
+BYTES = {"bfloat16": 2, "float32": 4}  # of a number in a compute precision
+GRADIENT_BYTES = BYTES["float32"]  # as the weights are that learn
+# AdamW reads weight, gradient and two moments, and writes all but the gradient, in float32.
+ADAM_BYTES = 7 * BYTES["float32"]
 
 
 @dataclass(frozen=True)
