@@ -17,8 +17,6 @@ if TYPE_CHECKING:
     from corl_cli.pipelines.forecast import Forecast
     from corl_cli.pipelines.machine import Machine
 
-GIB = 2**30
-
 
 def plan(
     recipe: RecipeArgument,
@@ -45,27 +43,40 @@ def plan(
 ) -> None:
     """Estimate memory, seconds and hours. Exits 1 when it does not fit, and says what to change."""
     from corl_cli.core.loader import load
-    from corl_cli.pipelines.forecast import Efficiency, forecast
+    from corl_cli.pipelines.efficiency import Efficiency
+    from corl_cli.pipelines.forecast import forecast
 
     own = [*overrides, *([f"model.checkpoint={json.dumps(start)}"] if start is not None else [])]
     dtype = load(recipe, own).model.dtype
-    machine, told = _machine(gpu, {"memory": memory, "bandwidth": bandwidth, "arithmetic": arithmetic}, dtype)
-    found = forecast(lambda adds: load(recipe, [*own, *adds]), machine, gpus, Efficiency.read(bench))
+    given = {"memory": memory, "bandwidth": bandwidth, "arithmetic": arithmetic}
+    efficiency = Efficiency.read(bench)
+    efficiency.check(gpu, [f"--{name}" for name in ("bandwidth", "arithmetic") if given[name] is not None])
+    machine, told = _machine(gpu, given, dtype, efficiency.machine)
+    found = forecast(lambda adds: load(recipe, [*own, *adds]), machine, gpus, efficiency)
     _show(recipe, found, told, as_json)
     if not found.fits:
         raise typer.Exit(1)
 
 
-def _machine(name: str | None, given: dict[str, float | None], dtype: str) -> tuple[Machine, str]:
-    """The GPU that was named, else the one here, else an assumed one, and where its figures are from."""
+def _machine(
+    name: str | None, given: dict[str, float | None], dtype: str, measured: Machine | None
+) -> tuple[Machine, str]:
+    """What a bench has measured, else the GPU that was named, else the one here, else an assumed one; and its story."""
     from dataclasses import replace
 
     import torch
 
     from corl_cli.pipelines import gpus, machine
+    from corl_cli.pipelines.bench import GIB
 
-    if name is None and torch.cuda.is_available():
+    own = [key for key, value in given.items() if value is not None]
+    if measured:
+        found, story = measured, "measured by the bench"
+    elif name is None and torch.cuda.is_available():
         found, story = machine.measure(machine.this_device()), "measured here"
+    elif name is None and own:
+        found, story = gpus.named("h100"), f"the rest as of an {gpus.named('h100').name}, data sheet"
+        found = replace(found, name="a GPU of these figures")
     else:
         found, story = gpus.named(name or "h100"), "data sheet" if name else "assumed, there is no GPU here; data sheet"
     if given["memory"] is not None:
@@ -74,11 +85,13 @@ def _machine(name: str | None, given: dict[str, float | None], dtype: str) -> tu
         found = replace(found, bandwidth=given["bandwidth"] * 1e12)
     if given["arithmetic"] is not None:
         found = replace(found, arithmetic=found.arithmetic | {dtype: given["arithmetic"] * 1e12})
-    own = [key for key, value in given.items() if value is not None]
-    return found, story + (f"; {', '.join(own)} as given" if own else "")
+    parts = [f"{', '.join(own)} as given"] if own else []
+    return found, "; ".join(parts if len(own) == len(given) else [*parts, story])
 
 
 def _show(recipe: str, found: Forecast, told: str, as_json: bool) -> None:
+    from corl_cli.pipelines.bench import GIB
+
     peak, hours = found.peak, found.hours
     total = sum(found.seconds.values())
     if as_json:
@@ -132,5 +145,5 @@ def _show(recipe: str, found: Forecast, told: str, as_json: bool) -> None:
                 for change in found.changes
             ]
         )
-    for line in [f"GPU: {found.machine.name} ({told}).", *found.basis]:
+    for line in [f"Planned for {found.machine.name} ({told}).", *found.basis]:
         console().print(line, soft_wrap=True)

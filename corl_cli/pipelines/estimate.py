@@ -15,13 +15,14 @@ from corl_cli.core.types import AnswerType, Task
 from corl_cli.data import triplets
 from corl_cli.models.base import Count
 from corl_cli.pipelines import build
+from corl_cli.pipelines.costs import BYTES
 
 if TYPE_CHECKING:
     from transformers import JanusConfig
 
     from corl_cli.pipelines.activations import Layout
 
-MASTER = 4  # bytes of a float32 weight that learns, of its gradient and of each of Adam's two moments
+MASTER = BYTES["float32"]  # of a weight that learns, of its gradient and of each of Adam's two moments
 # Tokens of the longest prompts where the data are not asked: the paper's limits (arXiv 2505.17534).
 LONGEST: Mapping[Task, int] = {"t2i": 256, "mm2t": 1024}
 SEEN = 64  # triplets whose prompts are measured
@@ -62,32 +63,24 @@ def peak(recipe: Recipe, processes: int, micro_batch_size: int | None, weights: 
 
     `weights` like the recipe's own are counted in place of them; CorlError when their configuration cannot be read.
     """
-    from corl_cli.pipelines.activations import Layout, activations
+    from corl_cli.pipelines.activations import activations
 
     path = weights or build.locate(recipe.model.checkpoint)
-    config = configuration(path)
-    prompt_tokens = longest(recipe, path)
-    share = max(1, recipe.train.batch_size // processes)
-    passes = [
-        Layout(
-            task=task,
-            prompts=(micro_batch_size or share) * (2 if _guided(recipe, task) else 1),
-            group_size=recipe.sampling.group_size if recipe.train.method == "rl" else 1,
-            prompt_tokens=prompt_tokens[task],
-            new_tokens=new_tokens(recipe, config, task),
-        )
-        for task in recipe.train.tasks
-    ]
+    there, config, share = floor(recipe, processes, path), configuration(path), share_of(recipe, processes)
+    passes = _passes(recipe, path, min(micro_batch_size or share, share))
+    return replace(there, activations=there.activations + max(activations(config, recipe.model, own) for own in passes))
+
+
+def floor(recipe: Recipe, processes: int, weights: str | None = None) -> Peak:
+    """See `peak`, of all but what the backward passes themselves take: no less however small these are."""
+    path = weights or build.locate(recipe.model.checkpoint)
     there = standing(recipe, processes, path)
-    sharded = recipe.distributed.strategy == "fsdp" and processes > 1  # then what samples is a frozen copy
-    learning = 0 if sharded else counted(recipe, path).learn
-    sampled = (
-        [_sampling(recipe, config, own, share, learning) for own in passes] if recipe.train.method == "rl" else [0]
-    )
+    if recipe.train.method != "rl":
+        return there
+    config, share = configuration(path), share_of(recipe, processes)
+    learning = counted(recipe, path).learn
     return replace(
-        there,
-        activations=there.activations + max(activations(config, recipe.model, own) for own in passes),
-        sampling=max(sampled),
+        there, sampling=max(_sampling(recipe, config, own, share, learning) for own in _passes(recipe, path))
     )
 
 
@@ -95,12 +88,11 @@ def standing(recipe: Recipe, processes: int, weights: str | None = None) -> Peak
     """See `peak`, of what does not depend on the batch: no sampling, and of activations what FSDP gathers."""
     path = weights or build.locate(recipe.model.checkpoint)
     count, whole = counted(recipe, path), counted(recipe, path, alone=True)
-    width = 2 if recipe.model.dtype == "bfloat16" else MASTER
+    width = BYTES[recipe.model.dtype]
     text = configuration(path).text_config
     kept = (MASTER - width) * text.vocab_size * text.hidden_size  # embeddings stay in float32 where they are frozen
-    sharded = recipe.distributed.strategy == "fsdp" and processes > 1
-    shards = processes if sharded else 1
-    learning = MASTER * count.learn // shards
+    sharded = shards_of(recipe, processes) > 1
+    learning = MASTER * count.learn // shards_of(recipe, processes)
     copies = width * count.copied
     if sharded:
         copies += width * count.learn  # the whole policy that samples are drawn from
@@ -125,7 +117,7 @@ def enough(recipe: Recipe, processes: int) -> int:
     """
     path = build.locate(recipe.model.checkpoint)
     config, there = configuration(path), standing(recipe, processes, path)
-    text, groups = config.text_config, recipe.train.batch_size // processes
+    text, groups = config.text_config, share_of(recipe, processes)
     room = max(text.vocab_size, config.vq_config.num_embeddings)
     each = text.num_hidden_layers * (20 * text.hidden_size + 10 * text.intermediate_size) + 6 * room
     read = longest(recipe, path)
@@ -134,6 +126,16 @@ def enough(recipe: Recipe, processes: int) -> int:
         for task in recipe.train.tasks
     ]
     return there.held + there.gradients + max(passes) * each * MASTER
+
+
+def share_of(recipe: Recipe, processes: int) -> int:
+    """Triplets of one process in a step."""
+    return max(1, recipe.train.batch_size // processes)
+
+
+def shards_of(recipe: Recipe, processes: int) -> int:
+    """Processes that what learns is shared out over."""
+    return processes if recipe.distributed.strategy == "fsdp" else 1
 
 
 def longest(recipe: Recipe, path: str) -> Mapping[Task, int]:
@@ -188,6 +190,23 @@ def new_tokens(recipe: Recipe, config: JanusConfig, task: Task) -> int:
     return int(config.vq_config.num_patches**2) if task == "t2i" else recipe.sampling.mm2t.max_new_tokens
 
 
+def _passes(recipe: Recipe, path: str, triplets: int = 1) -> list[Layout]:
+    """A backward pass of each task over so many triplets."""
+    from corl_cli.pipelines.activations import Layout
+
+    config, read = configuration(path), longest(recipe, path)
+    return [
+        Layout(
+            task=task,
+            prompts=triplets * (2 if _guided(recipe, task) else 1),
+            group_size=recipe.sampling.group_size if recipe.train.method == "rl" else 1,
+            prompt_tokens=read[task],
+            new_tokens=new_tokens(recipe, config, task),
+        )
+        for task in recipe.train.tasks
+    ]
+
+
 def _guided(recipe: Recipe, task: Task) -> bool:
     """Whether the unconditional half is scored with a gradient."""
     drawing = recipe.sampling.t2i
@@ -195,7 +214,10 @@ def _guided(recipe: Recipe, task: Task) -> bool:
 
 
 def _sampling(recipe: Recipe, config: JanusConfig, layout: Layout, share: int, learning: int) -> int:
-    """Keys and values of the prompts that are sampled at once, the logits of a step, and a batch of pictures."""
+    """Keys and values of the prompts that are sampled at once, the logits of a step, and a batch of pictures.
+
+    See JanusPolicy.complete: as few equal parts of the share as its room for keys and values allows.
+    """
     from corl_cli.models.decoder import cache_bytes
     from corl_cli.models.images import PIXELS
     from corl_cli.models.janus import cache_room
@@ -204,7 +226,8 @@ def _sampling(recipe: Recipe, config: JanusConfig, layout: Layout, share: int, l
     halves = 2 if drawing and recipe.sampling.t2i.cfg_weight != 1 else 1
     dtype = getattr(torch, recipe.model.dtype)
     each = halves * cache_bytes(text, dtype, layout.prompt_tokens, layout.group_size, layout.new_tokens)
-    prompts, rows = max(1, min(share, cache_room(learning) // each)), layout.group_size * halves
+    parts = -(-share // max(1, cache_room(learning) // each))
+    prompts, rows = -(-share // parts), layout.group_size * halves
     vocabulary = config.vq_config.num_embeddings if drawing else text.vocab_size
     logits = 4 * 4 * prompts * rows * vocabulary  # float32: logits, noise, probabilities, their order
     pixels = min(PIXELS, share * layout.group_size * config.vision_config.image_size**2)

@@ -2,26 +2,23 @@
 
 from __future__ import annotations
 
-import json
-import statistics
 import tempfile
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
-from pathlib import Path
 from typing import Any
 
 from corl_cli.core.errors import CorlError, UsageError
-from corl_cli.core.recipe import Recipe
+from corl_cli.core.recipe import Recipe, Train
 from corl_cli.core.types import Task
 from corl_cli.pipelines import build, costs, estimate, plan
 from corl_cli.pipelines.costs import Work
+from corl_cli.pipelines.efficiency import MEASURED, Efficiency
 from corl_cli.pipelines.estimate import Peak
 from corl_cli.pipelines.machine import Machine
 
-# What of its bound, by bandwidth or arithmetic, a phase reaches where no bench says it: assumed, not measured.
-ASSUMED = {"rollout": 0.5, "update": 0.4}
+WORTH = 0.99  # of what was needed before: a change after which more is needed is none
 LEFT_OUT = "Left out: rewards, held-out readings, pictures from tokens, checkpoints, and traffic between GPUs."
 
 
@@ -57,53 +54,6 @@ class Forecast:
         return self.steps * sum(self.seconds.values()) / 3600 if self.steps else None
 
 
-@dataclass(frozen=True)
-class Efficiency:
-    """What share of its bound each phase reaches, by phase or by phase and task, and where that is from."""
-
-    shares: Mapping[str, float]
-    source: str
-
-    def of(self, phase: str, task: Task) -> float:
-        """That of one task, else of the phase, else the assumed one."""
-        return self.shares.get(f"{phase} {task}", self.shares.get(phase, ASSUMED[phase]))
-
-    @classmethod
-    def read(cls, files: Sequence[Path]) -> Efficiency:
-        """From reports of corl bench rollout, update or step --json; UsageError for other files."""
-        found: dict[str, list[float]] = {}
-        machines = set()
-        for file in files:
-            try:
-                report = json.loads(file.read_text(encoding="utf-8"))
-                command = report["command"]
-                machines.add(f"{report['machine']['name']} ({file.name})")
-                for row in report["rows"]:
-                    for phase, share in _shares(command, row):
-                        found.setdefault(phase, []).append(share)
-            except (OSError, ValueError, LookupError, TypeError) as error:
-                raise UsageError(
-                    f"{file} is no report of a bench: {error}.", "Make one: corl bench step --json > step.json"
-                ) from error
-        if not files:
-            return cls({}, "assumed, not measured (--bench takes what corl bench step --json prints)")
-        lacking = [phase for phase in ASSUMED if not any(name.startswith(phase) for name in found)]
-        assumed = f"; of {' and '.join(lacking)} assumed, not measured" if lacking else ""
-        return cls(
-            {name: statistics.median(shares) for name, shares in found.items()},
-            f"measured on {', '.join(sorted(machines))}{assumed}",
-        )
-
-
-def _shares(command: str, row: Mapping[str, Any]) -> list[tuple[str, float]]:
-    """The phases that a row tells of, and the larger of the two shares: that of the bound that held."""
-    if command == "step":
-        return [(phase, max(row[f"{phase}_bandwidth_share"], row[f"{phase}_arithmetic_share"])) for phase in ASSUMED]
-    if command not in ASSUMED:
-        raise ValueError(f"corl bench {command} tells of no shares")
-    return [(f"{command} {row['task']}", max(row["bandwidth_share"], row["arithmetic_share"]))]
-
-
 def forecast(
     changed: Callable[[Sequence[str]], Recipe], machine: Machine, gpus: int, efficiency: Efficiency
 ) -> Forecast:
@@ -111,7 +61,8 @@ def forecast(
     with readable(changed) as (changed, remarks):
         recipe = changed([])
         _check_share(recipe, gpus)
-        size, peak = sized(recipe, machine, gpus)
+        size = plan.chosen(recipe, gpus, plan.MARGIN * machine.memory) or 1
+        peak = estimate.peak(recipe, gpus, size)
         steps, why = _steps(recipe)
         fits = peak.total <= plan.MARGIN * machine.memory
         found = seconds(recipe, machine, gpus, efficiency)
@@ -123,7 +74,7 @@ def forecast(
             fits=fits,
             seconds=found,
             steps=steps,
-            changes=[] if fits else list(remedies(changed, machine, gpus)),
+            changes=[] if fits else list(remedies(changed, machine, gpus, size, peak)),
             basis=[
                 *remarks,
                 f"Memory is estimated; it fits where it takes {plan.MARGIN:.0%} of the GPU's at most.",
@@ -136,23 +87,11 @@ def forecast(
         )
 
 
-def sized(recipe: Recipe, machine: Machine, gpus: int) -> tuple[int, Peak]:
-    """The micro-batches of the recipe, or as many triplets as fit, 1 where none does; and the peak with them."""
-
-    def need(size: int) -> int:
-        return estimate.peak(recipe, gpus, size).total
-
-    share = recipe.train.batch_size // gpus
-    set_by_hand = share if recipe.algo.loss == "bnpo" else None
-    size = recipe.train.micro_batch_size or set_by_hand or plan.largest(share, plan.MARGIN * machine.memory, need) or 1
-    return size, estimate.peak(recipe, gpus, size)
-
-
 def seconds(recipe: Recipe, machine: Machine, gpus: int, efficiency: Efficiency) -> dict[str, float]:
     """Seconds of each phase of a step; where tasks take turns, of a mean step."""
     config = estimate.configuration(path := build.locate(recipe.model.checkpoint))
     read, learn = estimate.longest(recipe, path), estimate.counted(recipe, path).learn
-    width = 2 if recipe.model.dtype == "bfloat16" else 4
+    width = costs.BYTES[recipe.model.dtype]
     rates = machine.bandwidth, machine.arithmetic[recipe.model.dtype]
     prompts = recipe.train.batch_size / gpus
     group = recipe.sampling.group_size if recipe.train.method == "rl" else 1
@@ -172,41 +111,66 @@ def seconds(recipe: Recipe, machine: Machine, gpus: int, efficiency: Efficiency)
             found[f"reference {task}"] = (once * scored).seconds(*rates) / efficiency.of("update", task)
         passes = _updating(recipe, config, task, rows, width) * recipe.algo.num_iterations
         found[f"update {task}"] = passes.seconds(*rates) / efficiency.of("update", task)
-    shards = gpus if recipe.distributed.strategy == "fsdp" else 1
-    step = costs.stepping(learn // shards) * recipe.algo.num_iterations
+    step = costs.stepping(learn // estimate.shards_of(recipe, gpus)) * recipe.algo.num_iterations
     found = {phase: value / turns for phase, value in found.items()}
-    return found | {"optimiser": step.seconds(*rates) / ASSUMED["rollout"]}
+    return found | {"optimiser": step.seconds(*rates) / efficiency.of("optimiser")}
 
 
-def remedies(changed: Callable[[Sequence[str]], Recipe], machine: Machine, gpus: int) -> Iterator[Change]:
-    """What makes a recipe need less, the least harmful first: time alone, then GPUs, then what is learnt."""
-    recipe, kept = changed([]), list[str]()
-    for add, wanted in (
-        ("model.gradient_checkpointing=true", not recipe.model.gradient_checkpointing),
-        ("train.micro_batch_size=1", recipe.train.micro_batch_size != 1),
-    ):
-        if wanted:
+def remedies(
+    changed: Callable[[Sequence[str]], Recipe], machine: Machine, gpus: int, size: int, peak: Peak
+) -> Iterator[Change]:
+    """What makes a recipe need less than all before it, the least harmful first: time alone, GPUs, what is learnt.
+
+    `size` and `peak` are what it has without.
+    """
+    recipe, kept, least = changed([]), list[str](), peak.total
+
+    def tried(add: str) -> Change | None:
+        """A change that helps, which all further ones come on top of."""
+        nonlocal least
+        found = _change(changed, [*kept, add], machine, gpus, least)
+        if found:
             kept.append(add)
-            yield _change(changed, kept, machine, gpus)
-    more = [many for many in (2, 4, 8) if many > gpus and recipe.train.batch_size % many == 0]
-    for many in more:
-        sharded = _change(changed, [*kept, "distributed.strategy=fsdp"], machine, many, f" --gpus {many}")
-        if sharded.fits or many == more[-1]:
-            yield sharded
-            break
+            least = found.needed
+        return found
+
+    offers = []
+    if not recipe.model.gradient_checkpointing:
+        offers.append("model.gradient_checkpointing=true")
+    if size > 1 and recipe.algo.loss != "bnpo":
+        offers.append("train.micro_batch_size=1")
+    yield from filter(None, map(tried, offers))
+    for many in (2, 4, 8):
+        if many > gpus and _shared(changed(kept).train, many):
+            found = _change(changed, [*kept, "distributed.strategy=fsdp"], machine, many, least, f" --gpus {many}")
+            if found and (found.fits or not _shared(changed(kept).train, 2 * many) or many == 8):
+                yield found
+                break
+    offers = []
     if not recipe.model.lora and recipe.model.train == ["language_model"]:
-        kept.append("model.lora={}")
-        yield _change(changed, kept, machine, gpus)
+        offers.append("model.lora={}")
     if recipe.sampling.group_size > 2:
-        yield _change(changed, [*kept, f"sampling.group_size={max(2, recipe.sampling.group_size // 2)}"], machine, gpus)
+        offers.append(f"sampling.group_size={max(2, recipe.sampling.group_size // 2)}")
+    for add in offers:
+        if least > plan.MARGIN * machine.memory and (found := tried(add)):
+            yield found
 
 
 def _change(
-    changed: Callable[[Sequence[str]], Recipe], adds: Sequence[str], machine: Machine, gpus: int, more: str = ""
-) -> Change:
-    _, peak = sized(changed(adds), machine, gpus)
+    changed: Callable[[Sequence[str]], Recipe],
+    adds: Sequence[str],
+    machine: Machine,
+    gpus: int,
+    least: int,
+    more: str = "",
+) -> Change | None:
+    """The recipe with these changes, where it then needs less than the least so far."""
+    recipe, room = changed(adds), plan.MARGIN * machine.memory
+    if estimate.floor(recipe, gpus).total >= WORTH * least:
+        return None  # without looking at backward passes
+    needed = estimate.peak(recipe, gpus, plan.chosen(recipe, gpus, room) or 1).total
     words = " ".join(f"--set {add}" for add in adds) + more
-    return Change(add=words, needed=peak.total, fits=peak.total <= plan.MARGIN * machine.memory)
+    return Change(add=words, needed=needed, fits=needed <= room) if needed < WORTH * least else None
 
 
 @contextmanager
@@ -256,16 +220,29 @@ def _steps(recipe: Recipe) -> tuple[int | None, list[str]]:
         return None, [f"How many steps is not known: {error.message} Say how many: --set train.max_steps=N"]
 
 
+def _shared(train: Train, gpus: int) -> bool:
+    """Whether a step can be shared evenly by so many GPUs and their backward passes."""
+    return train.batch_size % (gpus * (train.micro_batch_size or 1)) == 0
+
+
 def _check_share(recipe: Recipe, gpus: int) -> None:
-    if recipe.train.batch_size % gpus:
+    """UsageError where a training would be refused for it, see checks.py."""
+    batch, micro = recipe.train.batch_size, recipe.train.micro_batch_size or 1
+    unit = gpus * micro
+    more = f"--set train.batch_size={-(-batch // unit) * unit}"
+    if batch % gpus:
         raise UsageError(
-            f"train.batch_size: {recipe.train.batch_size} triplets cannot be shared evenly by {gpus} GPUs.",
-            f"Use a multiple: --set train.batch_size={-(-recipe.train.batch_size // gpus) * gpus}",
+            f"train.batch_size: {batch} triplets cannot be shared evenly by {gpus} GPUs.", f"Use a multiple: {more}"
+        )
+    if not _shared(recipe.train, gpus):
+        raise UsageError(
+            f"train.micro_batch_size: {micro} does not divide the {batch // gpus} triplets of each of {gpus} GPUs.",
+            f"Use a divisor, such as --set train.micro_batch_size=1, or {more}",
         )
 
 
 def _told(seconds: Mapping[str, float], efficiency: Efficiency, recipe: Recipe) -> str:
     """The shares that were used, in words."""
-    phases = [phase for phase in ASSUMED if any(name.startswith(phase) for name in seconds)]
+    phases = [phase for phase in MEASURED if any(name.startswith(phase) for name in seconds)]
     parts = [f"{phase} {task} {efficiency.of(phase, task):.0%}" for phase in phases for task in recipe.train.tasks]
-    return ", ".join(parts)
+    return ", ".join([*parts, f"optimiser {efficiency.of('optimiser'):.0%}"])

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from corl_cli.core.errors import UsageError
-from corl_cli.pipelines.machine import Machine
+import re
 
-GIB = 2**30
+from corl_cli.core.errors import UsageError
+from corl_cli.pipelines.bench import GIB
+from corl_cli.pipelines.machine import Machine
 
 
 def _sheet(name: str, memory: float, bandwidth: float, bfloat16: float, float32: float) -> Machine:
@@ -23,6 +24,12 @@ GPUS = {
     "l40s": _sheet("L40S 48GB", 44.4, 0.864, 362, 91.6),
     "rtx4090": _sheet("RTX 4090 24GB", 23.5, 1.008, 165.2, 82.6),
 }
+
+
+def is_named(machine: str, name: str) -> bool:
+    """Whether a machine that calls itself so ("NVIDIA A100-SXM4-80GB") is the GPU of this name (a100-80gb)."""
+    words = re.findall(r"\w+", machine.lower().replace("rtx ", "rtx"))
+    return set(name.split("-")) <= set(words)
 
 
 def named(name: str) -> Machine:

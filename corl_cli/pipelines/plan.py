@@ -13,9 +13,9 @@ from corl_cli.core.recipe import Recipe
 from corl_cli.data import triplets
 from corl_cli.data.batches import ShuffledBatches
 from corl_cli.pipelines import build, estimate
+from corl_cli.pipelines.bench import GIB
 from corl_cli.pipelines.machine import memory, this_device
 
-GIB = 2**30
 MARGIN = 0.9  # of a device's memory that is used as estimated
 
 
@@ -45,13 +45,15 @@ def describe(recipe: Recipe, command: str, processes: int = 1) -> dict[str, str]
 
 def _memory(recipe: Recipe, processes: int) -> dict[str, str]:
     """What one process needs, and how many triplets go into its backward passes."""
-    size = sized(recipe, processes).train.micro_batch_size
-    peak = estimate.peak(recipe, processes, size)
-    chosen = "" if recipe.train.micro_batch_size else " (chosen; noted by a run)"
+    size = _here(recipe, processes)
+    peak = estimate.peak(recipe, processes, size or 1)
+    share = estimate.share_of(recipe, processes)
+    how = "" if recipe.train.micro_batch_size else " (chosen here; noted by a run)"
+    passes = f"{size} of the {share} triplets of a process{how}"
     return {
-        "micro-batches": f"{size} of the {recipe.train.batch_size // processes} triplets of a process{chosen}",
-        "memory": f"{peak.total / GIB:,.2f} GiB in each process at its peak, as estimated; "
-        f"{peak.held / GIB:,.2f} of it throughout; rewards' models come on top",
+        "micro-batches": passes if size else "chosen where it runs: here not even one triplet fits",
+        "memory": f"{peak.total / GIB:,.2f} GiB in each process at its peak{'' if size else ' with one triplet'}, "
+        f"as estimated; {peak.held / GIB:,.2f} of it throughout; rewards' models come on top",
     }
 
 
@@ -112,26 +114,45 @@ def sized(recipe: Recipe, processes: int = 1) -> Recipe:
     """The recipe with a number for train.micro_batch_size: its own, or as many triplets as fit on this device.
 
     On a GPU the estimate decides, within MARGIN of its memory. On a CPU all of a process' triplets go at once unless
-    that exceeds the machine's memory. CorlError when not even one fits. Where backward passes are averaged (bnpo) their
-    number is part of the objective: all at once is what the recipe then says.
+    that exceeds the machine's memory. CorlError when not even one fits.
     """
-    share = recipe.train.batch_size // processes
-    if recipe.train.micro_batch_size or recipe.algo.loss == "bnpo":
-        return with_micro_batches(recipe, recipe.train.micro_batch_size or share)
-    device = this_device()
-    together = 1 if device.type == "cuda" else int(os.environ.get("LOCAL_WORLD_SIZE", processes))
-    room = MARGIN * memory(device) / together
-    if device.type == "cpu" and estimate.enough(recipe, processes) < room:
-        return with_micro_batches(recipe, share)
-    chosen = largest(share, room, lambda size: estimate.peak(recipe, processes, size).total)
-    if chosen is None:
+    size = _here(recipe, processes)
+    if size is None:
         needed = estimate.peak(recipe, processes, 1).total
         raise CorlError(
             f"Not even one triplet fits into a backward pass: that takes {needed / GIB:.1f} GiB, as estimated; there "
-            f"are {memory(device) / together / GIB:.1f}.",
+            f"are {_room(processes) / GIB:.1f}.",
             f"See what would fit with: corl plan {recipe.name}. To try it all the same: --set train.micro_batch_size=1",
         )
-    return with_micro_batches(recipe, chosen)
+    return with_micro_batches(recipe, size)
+
+
+def chosen(recipe: Recipe, processes: int, room: float) -> int | None:
+    """Triplets in a backward pass: the recipe's number, or as many as fit into so many bytes; None where none does.
+
+    Where backward passes are averaged (bnpo) their number is part of the objective: all at once is what the recipe then
+    says.
+    """
+    share = estimate.share_of(recipe, processes)
+    if recipe.train.micro_batch_size or recipe.algo.loss == "bnpo":
+        return recipe.train.micro_batch_size or share
+    return largest(share, room, lambda size: estimate.peak(recipe, processes, size).total)
+
+
+def _here(recipe: Recipe, processes: int) -> int | None:
+    """See `chosen`, on this device."""
+    room = MARGIN * _room(processes)
+    own = recipe.train.micro_batch_size
+    if own is None and this_device().type == "cpu" and estimate.enough(recipe, processes) < room:
+        return estimate.share_of(recipe, processes)
+    return chosen(recipe, processes, room)
+
+
+def _room(processes: int) -> float:
+    """Bytes of this device for one process; those of a CPU share the machine's."""
+    device = this_device()
+    together = 1 if device.type == "cuda" else int(os.environ.get("LOCAL_WORLD_SIZE", processes))
+    return memory(device) / together
 
 
 def tightness(recipe: Recipe, processes: int, weights: str) -> str | None:
