@@ -67,7 +67,7 @@ def _machine(
     import torch
 
     from corl_cli.pipelines import gpus, machine
-    from corl_cli.pipelines.bench import GIB
+    from corl_cli.pipelines.machine import GIB
 
     own = [key for key, value in given.items() if value is not None]
     if measured:
@@ -90,7 +90,7 @@ def _machine(
 
 
 def _show(recipe: str, found: Forecast, told: str, as_json: bool) -> None:
-    from corl_cli.pipelines.bench import GIB
+    from corl_cli.pipelines.machine import GIB
 
     peak, hours = found.peak, found.hours
     total = sum(found.seconds.values())

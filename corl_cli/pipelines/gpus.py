@@ -5,8 +5,7 @@ from __future__ import annotations
 import re
 
 from corl_cli.core.errors import UsageError
-from corl_cli.pipelines.bench import GIB
-from corl_cli.pipelines.machine import Machine
+from corl_cli.pipelines.machine import GIB, Machine
 
 
 def _sheet(name: str, memory: float, bandwidth: float, bfloat16: float, float32: float) -> Machine:

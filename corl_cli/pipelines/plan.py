@@ -13,8 +13,7 @@ from corl_cli.core.recipe import Recipe
 from corl_cli.data import triplets
 from corl_cli.data.batches import ShuffledBatches
 from corl_cli.pipelines import build, estimate
-from corl_cli.pipelines.bench import GIB
-from corl_cli.pipelines.machine import memory, this_device
+from corl_cli.pipelines.machine import GIB, memory, this_device
 
 MARGIN = 0.9  # of a device's memory that is used as estimated
 
