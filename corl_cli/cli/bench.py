@@ -16,6 +16,10 @@ if TYPE_CHECKING:
     from corl_cli.pipelines.bench import Bench
     from corl_cli.pipelines.bench_models import Subject
 
+BEYOND = (
+    "warning: A share is above 100 %: this machine was busy when its rates were measured, or caches hold the weights. "
+    "Measure again."
+)
 SET_SIZES = [1000, 2000, 4000]
 
 Model = Annotated[
@@ -27,12 +31,14 @@ Model = Annotated[
     ),
 ]
 Prompts = Annotated[
-    int | None, typer.Option("--prompts", min=1, help="Distinct prompts at once, in place of the model's default.")
+    int | None,
+    typer.Option("--prompts", min=1, help="Distinct prompts at once; without, 12 for the world's and else 1."),
 ]
 StepPrompts = Annotated[
     int | None, typer.Option("--prompts", min=1, help="Prompts of a step, in place of the recipe's.")
 ]
 GroupSize = Annotated[int, typer.Option("--group-size", min=1, help="Samples per prompt.")]
+UpdateGroupSize = Annotated[int, typer.Option("--group-size", min=2, help="Samples per prompt.")]
 StepGroupSize = Annotated[
     int | None, typer.Option("--group-size", min=2, help="Samples per prompt, in place of the recipe's.")
 ]
@@ -82,7 +88,7 @@ def rollout(
     ends = "random weights end no answer before its limit" if subject.shape else "answers end where the model ends them"
     _say(
         f"{number} prompts x {group_size} samples; images with guidance (CFG 5) and without; {ends}. Turning tokens "
-        "into pictures is left out on both sides.",
+        "into pictures is left out on both sides. GiB: corl's peak, above the weights.",
         as_json,
     )
 
@@ -91,7 +97,7 @@ def rollout(
 def update(
     model: Model = "world",
     prompts: Prompts = None,
-    group_size: GroupSize = 8,
+    group_size: UpdateGroupSize = 8,
     new_tokens: NewTokens = None,
     micro_batch_size: MicroBatchSize = None,
     repeats: Repeats = None,
@@ -100,7 +106,8 @@ def update(
 ) -> None:
     """Make the gradients of one stage-1 update, next to a plain update of the same weights in the same run.
 
-    The plain one gives each completion its own prompt and image, and takes all logits of all positions at once.
+    The plain one runs transformers' own forward passes over padded rows, each completion with a prompt and an image of
+    its own, and takes the logits of all completion tokens at once. Its micro-batches are the same.
     """
     from corl_cli.pipelines.bench_models import opened, settings, stages
     from corl_cli.pipelines.bench_update import bench_update, readable
@@ -118,7 +125,9 @@ def update(
     _report("update", subject, bench, rows, map(readable, rows), as_json)
     _say(
         f"{rows[0]['prompts']} prompts x {rows[0]['group_size']} samples, forward and backward passes without an "
-        "optimiser step. d logps, d gradient: how far the two ways are apart.",
+        "optimiser step. plain: transformers' forward passes, a prompt and an image for each completion, the logits of "
+        "all completion tokens at once. d logps, d gradient: how far the two ways are apart. GiB: corl's peak, above "
+        "the weights.",
         as_json,
     )
 
@@ -139,7 +148,7 @@ def step(
     rewards those that need no weights of their own.
     """
     from corl_cli.pipelines.bench_models import opened, settings, stages
-    from corl_cli.pipelines.bench_step import bench_step, identities, readable
+    from corl_cli.pipelines.bench_step import bench_step, readable, remarks
 
     with opened(model) as subject:
         recipes = stages(subject, recipe, [*settings(prompts=prompts, group_size=group_size), *overrides])
@@ -153,7 +162,8 @@ def step(
         as_json,
     )
     for row in rows:
-        _say(identities(row), as_json)
+        for line in remarks(row):
+            _say(line, as_json)
 
 
 @app.command(epilog="Example: corl bench memory --model janus-pro-1b --prompts 1 --set model.lora={}")
@@ -197,8 +207,6 @@ def rewards(
     LPIPS is run with the real image of a group read once (lpips-vgg) and read for each drawing (lpips-vgg-unshared);
     SPICE with a JVM that stays and with one for each call. What has no weights here runs on random ones.
     """
-    from dataclasses import asdict
-
     from corl_cli.pipelines.bench_rewards import Batch, bench_rewards, parts, readable
 
     names = parts(reward)
@@ -231,8 +239,6 @@ def data(
 
     The images are JPEGs of 500x400 with captions and questions: some 50 KB each, twice, on the disk meanwhile.
     """
-    from dataclasses import asdict
-
     from corl_cli.pipelines.bench_data import bench_data
 
     costs = []
@@ -274,11 +280,17 @@ def _report(
     as_json: bool,
 ) -> None:
     """Print a table of what is shown of the rows; with --json the rows, and what they were measured on."""
+    from corl_cli.pipelines.bench import beyond
     from corl_cli.pipelines.machine import versions
 
+    if beyond(rows):
+        console().print(BEYOND, soft_wrap=True)
     if not as_json:
         table(list(shown))
         _say(f"Measured: {subject.weights}, on {bench.machine}.", as_json)
+        for row in rows:
+            if row.get("note"):
+                _say(f"{_named(row)}: {row['note']}.", as_json)
         return
     report = {
         "command": command,
@@ -290,6 +302,10 @@ def _report(
         "rows": rows,
     }
     typer.echo(json.dumps(finite(report), indent=2, allow_nan=False))
+
+
+def _named(row: Mapping[str, Any]) -> str:
+    return row["task"] + (f" with CFG {row['cfg_weight']:g}" if row.get("cfg_weight") else "")
 
 
 def _say(line: str, as_json: bool) -> None:

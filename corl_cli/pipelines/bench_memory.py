@@ -6,6 +6,7 @@ import tempfile
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import reduce
 from pathlib import Path
 from typing import Any
 
@@ -15,11 +16,10 @@ from accelerate import Accelerator
 from corl_cli.core.recipe import Recipe
 from corl_cli.core.run_dir import RunDir
 from corl_cli.pipelines import estimate
-from corl_cli.pipelines.bench import GIB, Bench
+from corl_cli.pipelines.bench import Bench, Held, Peak, tidy
 from corl_cli.pipelines.bench_models import Subject, fitting, require
 from corl_cli.pipelines.bench_step import Meter, build_trainer
-from corl_cli.pipelines.machine import free_memory
-from corl_cli.pipelines.memory import Memory
+from corl_cli.pipelines.machine import GIB, free_memory
 from corl_cli.trainer.loop import Trainer
 
 WHOLE = "step"
@@ -28,10 +28,9 @@ ROUNDS = 2  # in the second the optimiser has its state
 
 @dataclass(frozen=True, kw_only=True)
 class PeakMemory:
-    """The peak while a phase lasted, above what the process held before it made the model; GiB.
+    """The peak while a phase lasted, above what the process held before it made the model; see Peak.
 
-    Of the GPU's tensors; without a GPU of the process, None where the system does not tell. The phase `step` is the
-    largest of all, and has the estimate beside it.
+    The phase `step` is the largest of all, and has the estimate beside it.
     """
 
     stage: str
@@ -42,15 +41,17 @@ class PeakMemory:
     micro_batch_size: int | None
     lora: bool
     peak_gib: float | None
+    reserved_gib: float | None
     estimated_gib: float | None
 
 
 def bench_memory(subject: Subject, recipes: Sequence[Recipe], bench: Bench) -> Iterator[PeakMemory]:
     """Load each recipe's model, and take two steps with it; CorlError where memory does not suffice."""
     for recipe in [require(recipe, free_memory(bench.device)) for recipe in recipes]:
-        with tempfile.TemporaryDirectory(prefix="corl-bench-") as folder, fitting(recipe):
+        held = fitting(recipe.name, recipe.train.batch_size, recipe.sampling.group_size)
+        with tempfile.TemporaryDirectory(prefix="corl-bench-") as folder, held:
             found = _measure(subject, recipe, RunDir(Path(folder)), bench)
-        whole = max(found.values()) if found else None
+        whole = reduce(Peak.or_larger, found.values())
         guess = estimate.peak(recipe, 1, recipe.train.micro_batch_size).total / GIB
         for phase, peak in (found | {WHOLE: whole}).items():
             yield PeakMemory(
@@ -61,21 +62,21 @@ def bench_memory(subject: Subject, recipes: Sequence[Recipe], bench: Bench) -> I
                 group_size=recipe.sampling.group_size,
                 micro_batch_size=recipe.train.micro_batch_size,
                 lora=recipe.model.lora is not None,
-                peak_gib=peak,
+                peak_gib=peak.peak_gib,
+                reserved_gib=peak.reserved_gib,
                 estimated_gib=guess if phase == WHOLE else None,
             )
 
 
 def readable(row: Mapping[str, Any]) -> dict[str, Any]:
     """A row for the eye."""
-    return {name: row[name] for name in ("stage", "phase", "peak_gib", "estimated_gib")}
+    return {name: row[name] for name in ("stage", "phase", "peak_gib", "reserved_gib", "estimated_gib")}
 
 
-def _measure(subject: Subject, recipe: Recipe, run: RunDir, bench: Bench) -> dict[str, float]:
-    """GiB by phase."""
+def _measure(subject: Subject, recipe: Recipe, run: RunDir, bench: Bench) -> dict[str, Peak]:
+    """By phase."""
     accelerator = Accelerator(cpu=bench.device.type == "cpu", mixed_precision="no")
-    if bench.device.type == "cuda":
-        torch.cuda.empty_cache()  # of the stage before
+    tidy(bench.device)  # of the stage before
     peaks = Peaks(bench.device)
     with peaks.during("loaded"):
         trainer = build_trainer(subject, recipe, run, accelerator, Meter(recipe.name, bench.shown), ROUNDS)
@@ -108,19 +109,16 @@ def _step(trainer: Trainer, step: int, peaks: Peaks) -> None:
 
 
 class Peaks:
-    """The peak of each phase, in GiB above what was held when this was made; the largest of phases with one name."""
+    """The peak of each phase above what was held when this was made; the largest of phases with one name."""
 
     def __init__(self, device: torch.device) -> None:
-        self.device = device
-        self.start = Memory(device).start
-        self.found: dict[str, float] = {}
+        self.start = Held(device)
+        self.found: dict[str, Peak] = {}
 
     @contextmanager
     def during(self, phase: str) -> Iterator[None]:
         """Measure what is done inside."""
-        memory = Memory(self.device)
+        held = Held(self.start.device)
         yield
-        peak = memory.peak()
-        if peak is not None and memory.start is not None and self.start is not None:
-            held = (memory.start + peak - self.start) / 1024
-            self.found[phase] = max(held, self.found.get(phase, 0.0))
+        peak = held.peak(self.start)
+        self.found[phase] = peak.or_larger(self.found.get(phase, peak))

@@ -16,10 +16,11 @@ from corl_cli.core.loader import load
 from corl_cli.core.recipe import Data, Model, Recipe
 from corl_cli.core.types import LazyTriplets, Task, Triplet
 from corl_cli.data import triplets
-from corl_cli.models.janus import JanusPolicy
+from corl_cli.models.base import Count
+from corl_cli.models.janus import JanusPolicy, cache_room
 from corl_cli.models.loading import read_config
 from corl_cli.pipelines import build, plan, random_weights
-from corl_cli.pipelines.bench import GIB
+from corl_cli.pipelines.machine import GIB
 from corl_cli.pipelines.random_weights import JANUS, Shape
 from corl_cli.world.drawing import IMAGE_SIZE
 
@@ -64,6 +65,11 @@ class Subject:
         """Its configuration."""
         return read_config(self.path)
 
+    @cached_property
+    def count(self) -> Count:
+        """Its parameters, as the paper's first stage trains them."""
+        return JanusPolicy.count(self.path)
+
     @property
     def side(self) -> int:
         """Pixels of the images that it sees and draws."""
@@ -94,13 +100,17 @@ class Subject:
         """The longest answer by default."""
         return NEW_TOKENS["world"] if self.of_the_world else NEW_TOKENS.get(self.name, 512)
 
-    def frozen(self, dtype: str, device: torch.device) -> JanusPolicy:
-        """The policy, of which nothing learns."""
+    def frozen(self, dtype: str, device: torch.device, seed: int = 0) -> JanusPolicy:
+        """The policy, of which nothing learns; it samples as many prompts at once as one that does.
+
+        `seed` decides random weights.
+        """
         if self.shape:
-            torch.manual_seed(0)
+            torch.manual_seed(seed)
             policy = random_weights.janus(self.shape, device, dtype, train=())
         else:
             policy = _janus(build.build_policy(Model.model_validate({"checkpoint": self.path, "dtype": dtype})))
+        policy.cache_bytes = cache_room(self.count.learn)
         return policy.to(device).requires_grad_(False).eval()
 
     def learner(self, recipe: Recipe, device: torch.device) -> JanusPolicy:
@@ -121,7 +131,7 @@ class Subject:
         if not build.needs_reference(recipe):
             return None
         if self.shape and not recipe.model.lora:  # its weights are not on disk
-            return self.frozen(recipe.model.dtype, learner.device)
+            return self.frozen(recipe.model.dtype, learner.device, recipe.seed)
         return build.build_reference(recipe.model, self.path, learner).to(learner.device)
 
     def triplets(self, data: Data, seed: int, limit: int) -> Sequence[Triplet]:
@@ -180,30 +190,32 @@ def settings(**given: object) -> list[str]:
 
 
 def require(recipe: Recipe, there: int) -> Recipe:
-    """The recipe with micro-batches as a run of it has them.
+    """The recipe with micro-batches as a run of it has them, of as many prompts as there are at most.
 
     CorlError when weights, gradients and optimiser alone take more than the bytes that are there.
     """
     _demand(recipe.name, "weights, gradients and optimiser", plan.check_memory(recipe), there)
+    size = recipe.train.micro_batch_size
+    if size and size > recipe.train.batch_size:
+        recipe = plan.with_micro_batches(recipe, recipe.train.batch_size)
     return plan.sized(recipe)
 
 
 def require_weights(subject: Subject, there: int) -> None:
     """CorlError when the weights take more than the bytes that are there, in float32 as they are read or made."""
-    count = JanusPolicy.count(subject.path)
-    _demand(subject.name, "weights", 4 * (count.learn + count.frozen), there)
+    _demand(subject.name, "weights", 4 * (subject.count.learn + subject.count.frozen), there)
 
 
 @contextmanager
-def fitting(recipe: Recipe) -> Iterator[None]:
+def fitting(name: str, prompts: int, group_size: int) -> Iterator[None]:
     """Turn a GPU's lack of memory into a CorlError."""
     try:
         yield
     except torch.OutOfMemoryError as error:
         raise CorlError(
-            f"{recipe.name}: the {torch.cuda.mem_get_info()[1] / GIB:.0f} GiB of this GPU do not suffice for "
-            f"{recipe.train.batch_size} prompts x {recipe.sampling.group_size} samples.",
-            "Let fewer prompts into a backward pass, --set train.micro_batch_size=1, or take fewer samples.",
+            f"{name}: the {torch.cuda.mem_get_info()[1] / GIB:.0f} GiB of this GPU do not suffice for "
+            f"{prompts} prompts x {group_size} samples.",
+            "Take fewer: --prompts N or --group-size N; let fewer into a backward pass: --set train.micro_batch_size=1",
         ) from error
 
 

@@ -10,6 +10,7 @@ from functools import partial
 from itertools import count
 from typing import Any
 
+import torch
 from torch import Tensor
 from transformers.utils import logging
 
@@ -19,7 +20,7 @@ from corl_cli.models.janus import JanusPolicy
 from corl_cli.models.noise import row_keys
 from corl_cli.pipelines import costs
 from corl_cli.pipelines.bench import Bench, Shares, in_turn, percent
-from corl_cli.pipelines.bench_models import Subject, prompt_tokens, require_weights
+from corl_cli.pipelines.bench_models import Subject, fitting, prompt_tokens, require_weights
 from corl_cli.pipelines.costs import Work
 from corl_cli.pipelines.machine import free_memory
 
@@ -33,7 +34,7 @@ class RolloutSpeed:
 
     Padding is no token. The ratio is the median of the pairs timed one after the other, of which the least and the
     largest are told; None where transformers did not fit into the GPU's memory. Shares are of the machine's measured
-    rates, by the least work that there is (costs.py).
+    rates, by the least work that there is (costs.py). Memory is corl's in a rollout, above the weights; see Peak.
     """
 
     task: Task
@@ -52,6 +53,9 @@ class RolloutSpeed:
     ratio_largest: float | None
     bandwidth_share: float
     arithmetic_share: float
+    peak_gib: float | None
+    reserved_gib: float | None
+    note: str
 
 
 def bench_rollout(
@@ -64,13 +68,13 @@ def bench_rollout(
     dtype = "bfloat16" if bench.device.type == "cuda" else "float32"
     require_weights(subject, free_memory(bench.device))
     policy = subject.frozen(dtype, bench.device)
-    plain = policy.model if dtype == "float32" else copy.deepcopy(policy.model).to(policy.dtype)  # as users run it
+    plain = policy.model if dtype == "float32" else _in(policy.dtype, policy.model)
     items = subject.triplets(Data(limit=prompts), 0, prompts)
     work: list[tuple[Task, Sampling]] = [
         *(("t2i", Sampling(group_size=group_size, cfg_weight=weight)) for weight in CFG_WEIGHTS),
         ("mm2t", Sampling(group_size=group_size, max_new_tokens=new_tokens or subject.new_tokens)),
     ]
-    with _quiet():
+    with _quiet(), fitting(subject.name, prompts, group_size):
         for task, sampling in work:
             yield _speed(subject, policy, plain, task, items, sampling, bench)
             bench.shown.advance(note=task)
@@ -87,9 +91,10 @@ def readable(row: Mapping[str, Any]) -> dict[str, Any]:
         "tokens/s": f"{row['tokens_per_second']:.0f}",
         "transformers": None if ratio is None else f"{row['transformers_tokens_per_second']:.0f}",
         "ratio": None if ratio is None else f"{ratio:.2f}",
-        "least-largest": None if ratio is None else f"{row['ratio_least']:.2f}-{row['ratio_largest']:.2f}",
+        "range": None if ratio is None else f"{row['ratio_least']:.2f}-{row['ratio_largest']:.2f}",
         "bandwidth": percent(row["bandwidth_share"]),
         "arithmetic": percent(row["arithmetic_share"]),
+        "GiB": row["peak_gib"],
     }
 
 
@@ -164,7 +169,26 @@ def _speed(
         ratio_largest=ratio.high if ratio else None,
         bandwidth_share=shares.bandwidth,
         arithmetic_share=shares.arithmetic,
+        peak_gib=turns.peak.peak_gib,
+        reserved_gib=turns.peak.reserved_gib,
+        note=_note(task, sampling, fits=ratio is not None),
     )
+
+
+def _note(task: Task, sampling: Sampling, *, fits: bool) -> str:
+    if not fits:
+        return "transformers did not fit into the GPU's memory"
+    if task == "t2i" and sampling.cfg_weight == 1:
+        return "transformers computes the half without the prompt in any case, corl does not"
+    return ""
+
+
+def _in(dtype: torch.dtype, model: Any) -> Any:
+    """A copy with all weights in one precision, as users load it: rotations stay in float32."""
+    found = copy.deepcopy(model)
+    for parameter in found.parameters():
+        parameter.data = parameter.data.to(dtype)
+    return found
 
 
 def _generated(policy: JanusPolicy, model: Any, prompts: Prompts, sampling: Sampling) -> int:

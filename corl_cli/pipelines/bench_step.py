@@ -20,12 +20,11 @@ from corl_cli.core.types import Task
 from corl_cli.data.batches import ShuffledBatches
 from corl_cli.models.janus import JanusPolicy
 from corl_cli.pipelines import build, costs
-from corl_cli.pipelines.bench import Bench, Shares, percent
+from corl_cli.pipelines.bench import Bench, Held, Peak, Shares, percent, tidy
 from corl_cli.pipelines.bench_models import Subject, fitting, prompt_tokens, require
 from corl_cli.pipelines.bench_rollout import least_work
 from corl_cli.pipelines.costs import Work
 from corl_cli.pipelines.machine import free_memory
-from corl_cli.pipelines.memory import Memory
 from corl_cli.trainer.distributed import Replicated
 from corl_cli.trainer.journal import Journal
 from corl_cli.trainer.loop import Trainer
@@ -40,8 +39,8 @@ class StepCost:
 
     The shortest step and the longest are told as well. Shares are of the machine's measured rates by the least work of
     a phase (costs.py): a rollout has no decoding to pixels in it, an update no optimiser step. `identity` is the
-    largest difference of a token's log-prob between sampler and trainer, by task, in nats. `peak_gib` is the GPU's,
-    else the process' above what it held before (None where the system does not tell).
+    largest difference of a token's log-prob between sampler and trainer, by task, in nats. Memory is above what was
+    held before the model was made; see Peak.
     """
 
     stage: str
@@ -65,6 +64,7 @@ class StepCost:
     update_arithmetic_share: float
     identity: dict[str, float]
     peak_gib: float | None
+    reserved_gib: float | None
 
 
 def bench_step(subject: Subject, recipes: Sequence[Recipe], bench: Bench) -> Iterator[StepCost]:
@@ -73,7 +73,8 @@ def bench_step(subject: Subject, recipes: Sequence[Recipe], bench: Bench) -> Ite
     CorlError where memory does not suffice, before any step.
     """
     for recipe in [require(recipe, free_memory(bench.device)) for recipe in recipes]:
-        with tempfile.TemporaryDirectory(prefix="corl-bench-") as folder, fitting(recipe):
+        held = fitting(recipe.name, recipe.train.batch_size, recipe.sampling.group_size)
+        with tempfile.TemporaryDirectory(prefix="corl-bench-") as folder, held:
             yield _measure(subject, recipe, RunDir(Path(folder)), bench)
 
 
@@ -97,22 +98,23 @@ def readable(row: Mapping[str, Any]) -> list[dict[str, Any]]:
     return [*lines[:-1], lines[-1] | speeds | {"peak_gib": row["peak_gib"]}]
 
 
-def identities(row: Mapping[str, Any]) -> str:
-    """How far sampler and trainer were apart, in words."""
+def remarks(row: Mapping[str, Any]) -> Iterator[str]:
+    """How far sampler and trainer were apart, and on a GPU what torch took of it, in words."""
     found = ", ".join(f"{task} {largest:.1e}" for task, largest in row["identity"].items())
-    return f"{row['stage']}: sampler and trainer differ by at most, in nats a token: {found}"
+    yield f"{row['stage']}: sampler and trainer differ by at most, in nats a token: {found}"
+    if row["reserved_gib"] is not None:
+        yield f"{row['stage']}: torch took {row['reserved_gib']:.1f} GiB of the GPU, fragments and graphs included."
 
 
 def _measure(subject: Subject, recipe: Recipe, run: RunDir, bench: Bench) -> StepCost:
     accelerator = Accelerator(cpu=bench.device.type == "cpu", mixed_precision="no")
-    if bench.device.type == "cuda":
-        torch.cuda.empty_cache()  # of the stage before
-    memory = Memory(accelerator.device)
+    tidy(bench.device)  # of the stage before
+    held = Held(bench.device)
     meter = Meter(recipe.name, bench.shown)
     trainer = build_trainer(subject, recipe, run, accelerator, meter, bench.repeats)
     lengths = _prompt_lengths(trainer, bench.repeats)
     trainer.fit(start=bench.repeats)  # see build_trainer
-    peak = memory.peak()
+    peak = held.peak()
     return _cost(subject, recipe, meter.steps[1:], lengths, _identity(run), peak, bench)
 
 
@@ -122,7 +124,7 @@ def _cost(
     steps: Sequence[Mapping[str, float]],
     lengths: Mapping[Task, float],
     identity: dict[str, float],
-    peak: float | None,
+    peak: Peak,
     bench: Bench,
 ) -> StepCost:
     phases = {phase: _mean(steps, f"time/{phase}") for phase in PHASES}
@@ -131,7 +133,7 @@ def _cost(
     images = prompts * group * sum("length/t2i" in step for step in steps) / len(steps)
     seconds = sum(phases.values())
     each = [sum(step.get(f"time/{phase}", 0.0) for phase in PHASES) for step in steps]
-    rolled, updated = _work(subject, recipe, lengths, written)
+    rolled, updated = least(subject, recipe, lengths, steps)
     rollout = Shares.of(rolled, phases["rollout"], bench.machine, recipe.model.dtype)
     update = Shares.of(updated, phases["update"], bench.machine, recipe.model.dtype)
     return StepCost(
@@ -152,20 +154,24 @@ def _cost(
         update_bandwidth_share=update.bandwidth,
         update_arithmetic_share=update.arithmetic,
         identity=identity,
-        peak_gib=None if peak is None else peak / 1024,
+        peak_gib=peak.peak_gib,
+        reserved_gib=peak.reserved_gib,
     )
 
 
-def _work(
-    subject: Subject, recipe: Recipe, lengths: Mapping[Task, float], written: Mapping[Task, float]
+def least(
+    subject: Subject, recipe: Recipe, lengths: Mapping[Task, float], steps: Sequence[Mapping[str, float]]
 ) -> tuple[Work, Work]:
-    """The least work of a step's rollouts, and of its update."""
+    """The least work of a step's rollouts, and of its update; of a mean step where tasks take turns."""
     prompts, size = recipe.train.batch_size, getattr(torch, recipe.model.dtype).itemsize
     rolled = updated = Work(0, 0)
     for task, read in lengths.items():
-        sampling, new = recipe.sampling.of(task), max(1.0, written[task])
-        rolled += least_work(subject, task, sampling, prompts, read, new, size)
-        updated += costs.updating(
+        written = [step[f"length/{task}"] for step in steps if f"length/{task}" in step]
+        if not written:
+            continue
+        sampling, share, new = recipe.sampling.of(task), len(written) / len(steps), max(1.0, statistics.fmean(written))
+        rolled += least_work(subject, task, sampling, prompts, read, new, size) * share
+        passes = costs.updating(
             subject.config,
             task,
             prompts,
@@ -176,6 +182,7 @@ def _work(
             recipe.model.gradient_checkpointing,
             recipe.model.lora is not None,
         )
+        updated += passes * share
     return rolled, updated * recipe.algo.num_iterations
 
 

@@ -1,4 +1,5 @@
-"""How fast corl makes an update's gradients, next to a plain update of the same weights from the same rollouts."""
+"""How fast corl makes an update's gradients, next to a plain update by transformers' own forward passes (plain.py) of
+the same weights from the same rollouts."""
 
 from __future__ import annotations
 
@@ -30,7 +31,8 @@ class UpdateSpeed:
 
     Seconds are medians over repeats, tokens those of completions; ratio and shares as in RolloutSpeed. The differences
     say that both did the same: the largest of a log-prob, and the norm of that of the gradients as a share of the
-    gradient's. What is of the plain update is None where it did not fit into the GPU's memory.
+    gradient's. What is of the plain update is None where it did not fit into the GPU's memory. Memory is corl's in the
+    passes, gradients included, above the weights; see Peak.
     """
 
     task: str
@@ -44,13 +46,15 @@ class UpdateSpeed:
     seconds: float
     tokens_per_second: float
     plain_tokens_per_second: float | None
-    ratio_to_plain: float | None
+    ratio_to_transformers: float | None
     ratio_least: float | None
     ratio_largest: float | None
     logp_difference: float | None
     gradient_difference: float | None
     bandwidth_share: float
     arithmetic_share: float
+    peak_gib: float | None
+    reserved_gib: float | None
     note: str
 
 
@@ -74,7 +78,7 @@ def bench_update(subject: Subject, recipe: Recipe, bench: Bench) -> Iterator[Upd
     recipe = require(recipe, free_memory(bench.device))
     accelerator = Accelerator(cpu=bench.device.type == "cpu", mixed_precision="no")
     items = list(subject.triplets(recipe.data, recipe.seed, recipe.train.batch_size))
-    with fitting(recipe):
+    with fitting(recipe.name, recipe.train.batch_size, recipe.sampling.group_size):
         policy = subject.learner(recipe, bench.device)
         updater = Updater(
             recipe=recipe,
@@ -94,7 +98,7 @@ def bench_update(subject: Subject, recipe: Recipe, bench: Bench) -> Iterator[Upd
 
 def readable(row: Mapping[str, Any]) -> dict[str, Any]:
     """A row for the eye."""
-    ratio = row["ratio_to_plain"]
+    ratio = row["ratio_to_transformers"]
     return {
         "task": row["task"],
         "tokens": f"{row['tokens']:.0f}",
@@ -102,11 +106,12 @@ def readable(row: Mapping[str, Any]) -> dict[str, Any]:
         "tokens/s": f"{row['tokens_per_second']:.0f}",
         "plain": None if ratio is None else f"{row['plain_tokens_per_second']:.0f}",
         "ratio": None if ratio is None else f"{ratio:.2f}",
-        "least-largest": None if ratio is None else f"{row['ratio_least']:.2f}-{row['ratio_largest']:.2f}",
+        "range": None if ratio is None else f"{row['ratio_least']:.2f}-{row['ratio_largest']:.2f}",
         "d logps": None if ratio is None else f"{row['logp_difference']:.0e}",
         "d gradient": None if ratio is None else f"{row['gradient_difference']:.0e}",
         "bandwidth": percent(row["bandwidth_share"]),
         "arithmetic": percent(row["arithmetic_share"]),
+        "GiB": row["peak_gib"],
     }
 
 
@@ -242,13 +247,15 @@ def _speed(task: str, recipe: Recipe, found: Pass, bench: Bench) -> UpdateSpeed:
         seconds=turns.seconds,
         tokens_per_second=turns.rate,
         plain_tokens_per_second=turns.their_rate,
-        ratio_to_plain=ratio.median if ratio else None,
+        ratio_to_transformers=ratio.median if ratio else None,
         ratio_least=ratio.low if ratio else None,
         ratio_largest=ratio.high if ratio else None,
         logp_difference=difference.logps if difference else None,
         gradient_difference=difference.gradients if difference else None,
         bandwidth_share=shares.bandwidth,
         arithmetic_share=shares.arithmetic,
+        peak_gib=turns.peak.peak_gib,
+        reserved_gib=turns.peak.reserved_gib,
         note="" if ratio else "the plain update did not fit into the GPU's memory",
     )
 

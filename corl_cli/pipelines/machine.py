@@ -16,6 +16,7 @@ import torch
 
 from corl_cli import __version__
 
+GIB = 2**30
 REPEATS = 5
 LIBRARIES = ("torch", "transformers", "accelerate", "peft")
 
@@ -49,7 +50,7 @@ class Machine:
 
     def __str__(self) -> str:
         rates = ", ".join(f"{rate / 1e12:.3g} TFLOP/s in {dtype}" for dtype, rate in self.arithmetic.items())
-        return f"{self.name}: {self.bandwidth / 1e9:.3g} GB/s, {rates}, {self.memory / 2**30:.0f} GiB"
+        return f"{self.name}: {self.bandwidth / 1e9:.3g} GB/s, {rates}, {self.memory / GIB:.0f} GiB"
 
 
 def this_device() -> torch.device:

@@ -1,7 +1,8 @@
 """The gradient work of an update as it is written first: what `corl bench update` compares the policy's own with.
 
-Each completion has its prompt and its image to itself, transformers' own forward passes give the logits of all
-positions at once, and one log_softmax goes over all of them: nothing is shared, nothing comes in pieces.
+Each completion has its prompt and its image to itself, transformers' own forward passes go over whole padded rows, and
+the heads and one log_softmax over all states that predict a completion's tokens at once, as trainers commonly do:
+nothing is shared, nothing comes in pieces.
 """
 
 from __future__ import annotations
@@ -20,8 +21,7 @@ def logps(model: Any, rollout: Rollout) -> Tensor:
     seen = torch.cat([rollout.prompt_mask, mask.to(rollout.prompt_mask.dtype)], 1)
     logits = _drawing_logits(model, rollout, seen) if rollout.task == "t2i" else _word_logits(model, rollout, seen)
     scores = torch.log_softmax(logits.float() / (rollout.sampling.temperature or 1.0), -1)
-    predicting = scores[:, rollout.prompt_ids.shape[1] - 1 : -1]
-    return predicting.gather(-1, ids[..., None])[..., 0] * mask
+    return scores.gather(-1, ids[..., None])[..., 0] * mask
 
 
 def loss(model: Any, experience: Experience, rows: int) -> Tensor:
@@ -42,8 +42,13 @@ def _word_logits(model: Any, rollout: Rollout, seen: Tensor) -> Tensor:
     placed = (rollout.prompt_ids == model.config.image_token_id)[..., None]
     prompts = prompts.masked_scatter(placed, features.to(prompts.dtype))
     written = model.get_input_embeddings()(rollout.completion_ids.where(rollout.completion_mask, 0))
-    logits: Tensor = model(inputs_embeds=torch.cat([prompts, written], 1), attention_mask=seen, use_cache=False).logits
-    return logits
+    logits: Tensor = model(
+        inputs_embeds=torch.cat([prompts, written], 1),
+        attention_mask=seen,
+        use_cache=False,
+        logits_to_keep=written.shape[1] + 1,  # from the prompt's last token on
+    ).logits
+    return logits[:, :-1]
 
 
 def _drawing_logits(model: Any, rollout: Rollout, seen: Tensor) -> Tensor:
@@ -52,5 +57,5 @@ def _drawing_logits(model: Any, rollout: Rollout, seen: Tensor) -> Tensor:
     hidden = model.model.language_model(
         inputs_embeds=torch.cat([prompts, drawn.to(prompts.dtype)], 1), attention_mask=seen, use_cache=False
     ).last_hidden_state
-    logits: Tensor = model.model.generation_head(hidden)
+    logits: Tensor = model.model.generation_head(hidden[:, prompts.shape[1] - 1 : -1])
     return logits
