@@ -46,6 +46,8 @@ class Alive(TorchDispatchMode):
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         out = func(*args, **(kwargs or {}))
+        if isinstance(out, torch.device):
+            return out
         for tensor in tree_leaves(out):
             if isinstance(tensor, Tensor):
                 self._see(tensor.untyped_storage())

@@ -18,7 +18,7 @@ from corl_cli.pipelines.efficiency import MEASURED, Efficiency
 from corl_cli.pipelines.estimate import Peak
 from corl_cli.pipelines.machine import Machine
 
-WORTH = 0.99  # of what was needed before: a change after which more is needed is none
+WORTH = 0.95  # of what was needed before: a change after which more is needed helps too little to be told
 LEFT_OUT = "Left out: rewards, held-out readings, pictures from tokens, checkpoints, and traffic between GPUs."
 
 
@@ -137,18 +137,18 @@ def remedies(
     offers = []
     if not recipe.model.gradient_checkpointing:
         offers.append("model.gradient_checkpointing=true")
-    if size > 1 and recipe.algo.loss != "bnpo":
-        offers.append("train.micro_batch_size=1")
-    yield from filter(None, map(tried, offers))
+    smaller = ["train.micro_batch_size=1"] if size > 1 and recipe.algo.loss != "bnpo" else []
+    yield from filter(None, map(tried, [*offers, *smaller]))
+    train = changed(kept).train
     for many in (2, 4, 8):
-        if many > gpus and _shared(changed(kept).train, many):
+        if many > gpus and _shared(train, many):
             found = _change(changed, [*kept, "distributed.strategy=fsdp"], machine, many, least, f" --gpus {many}")
-            if found and (found.fits or not _shared(changed(kept).train, 2 * many) or many == 8):
+            if found and (found.fits or not _shared(train, 2 * many) or many == 8):
                 yield found
                 break
     offers = []
     if not recipe.model.lora and recipe.model.train == ["language_model"]:
-        offers.append("model.lora={}")
+        offers += ["model.lora={}", *(add for add in smaller if add not in kept)]
     if recipe.sampling.group_size > 2:
         offers.append(f"sampling.group_size={max(2, recipe.sampling.group_size // 2)}")
     for add in offers:

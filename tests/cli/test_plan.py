@@ -39,11 +39,10 @@ def test_a_recipe_that_does_not_fit_says_what_would(words: list[str], tmp_path: 
     done = corl(*words, "--gpu", "rtx4090", "--json", cwd=tmp_path, code=1)
     report = json.loads(done.stdout)
     assert report["fits"] is False
-    adds = [change["add"] for change in report["changes"]]
-    assert [any(word in add for add in adds) for word in ("micro_batch_size=1", "fsdp", "lora", "group_size=4")] == [
-        True
-    ] * 4
-    fitting = next(change for change in report["changes"] if change["fits"])
+    changes = report["changes"]
+    assert [any(word in change["add"] for change in changes) for word in ("fsdp", "lora")] == [True, True]
+    assert all(change["needed"] < report["memory"]["total"] for change in changes), "what does not help is not told"
+    fitting = next(change for change in changes if change["fits"] and "--gpus" not in change["add"])
     again = corl(*words, "--gpu", "rtx4090", "--json", *fitting["add"].split(), cwd=tmp_path, code=0)
     assert json.loads(again.stdout)["memory"]["total"] == fitting["needed"]
 
@@ -57,35 +56,80 @@ def test_the_table_and_its_basis(words: list[str], tmp_path: Path) -> None:
     assert "Left out: rewards" in done.stderr
 
 
-def test_a_bench_takes_the_place_of_assumptions(words: list[str], tmp_path: Path) -> None:
+RATES = {"bandwidth": 4e12, "arithmetic": {"bfloat16": 8e14, "float32": 5e13}, "memory": 139 * 2**30}
+
+
+def bench(folder: Path, name: str, device: str = "cuda") -> str:
+    """A report as of `corl bench rollout --json`, with shares of the rates that it measured."""
     rows = [
         {"task": "t2i", "bandwidth_share": 1.0, "arithmetic_share": 0.1},
         {"task": "mm2t", "bandwidth_share": 0.25, "arithmetic_share": 0.1},
     ]
-    (tmp_path / "b.json").write_text(json.dumps({"command": "rollout", "machine": {"name": "X"}, "rows": rows}))
+    report = {"command": "rollout", "model": "tiny", "device": device, "machine": {"name": name, **RATES}, "rows": rows}
+    (folder / f"{name}.json").write_text(json.dumps(report))
+    return f"{name}.json"
+
+
+def test_a_bench_takes_the_place_of_assumptions_and_of_the_data_sheet(words: list[str], tmp_path: Path) -> None:
+    file = bench(tmp_path, "NVIDIA H200")
+    rates = ["--memory", "139", "--bandwidth", "4", "--arithmetic", "800"]
     plain, measured = (
-        json.loads(corl(*words, "--gpu", "h200", "--json", *more, cwd=tmp_path, code=0).stdout)["seconds"]
-        for more in ([], ["--bench", "b.json"])
+        json.loads(corl(*words, "--json", *more, cwd=tmp_path, code=0).stdout)
+        for more in (rates, ["--gpu", "h200", "--bench", file])
     )
-    assert measured["rollout t2i"] == pytest.approx(plain["rollout t2i"] / 2), "twice the half that is assumed"
-    assert measured["rollout mm2t"] == pytest.approx(plain["rollout mm2t"] * 2)
-    assert measured["update t2i"] == plain["update t2i"]
+    assert measured["gpu"] == {"name": "NVIDIA H200", **RATES, "source": "measured by the bench"}
+    seconds, assumed = measured["seconds"], plain["seconds"]
+    assert seconds["rollout t2i"] == pytest.approx(assumed["rollout t2i"] / 2), "twice the half that is assumed"
+    assert seconds["rollout mm2t"] == pytest.approx(assumed["rollout mm2t"] * 2)
+    assert seconds["update t2i"] == pytest.approx(assumed["update t2i"])
+    assert any("that of update and optimiser assumed" in line for line in measured["basis"])
+
+
+def test_a_bench_of_another_machine_is_refused(words: list[str], tmp_path: Path) -> None:
+    def refused(*more: str) -> str:
+        return corl(*words, *more, cwd=tmp_path, code=2).stderr
+
+    h200, a100 = bench(tmp_path, "NVIDIA H200"), bench(tmp_path, "NVIDIA A100-SXM4-40GB")
+    cpu = bench(tmp_path, "Xeon, 2 threads", "cpu")
+    assert "measured on the CPU Xeon" in refused("--gpu", "h200", "--bench", cpu)
+    assert "which says nothing of --gpu h100" in refused("--gpu", "h100", "--bench", h200)
+    assert "which says nothing of --gpu a100-80gb" in refused("--gpu", "a100-80gb", "--bench", a100)
+    assert "of several machines" in refused("--bench", h200, "--bench", a100)
+    assert "not of --bandwidth as given" in refused("--bandwidth", "4", "--bench", h200)
     (tmp_path / "bad.json").write_text("{}")
-    done = corl(*words, "--gpu", "h200", "--bench", "bad.json", cwd=tmp_path, code=2)
-    assert "is no report of a bench" in done.stderr
+    assert "is no report of a bench" in refused("--gpu", "h200", "--bench", "bad.json")
+
+
+def test_what_corl_bench_prints_can_be_planned_with(tmp_path: Path) -> None:
+    words = ["--model", "small", "--prompts", "1", "--group-size", "2", "--repeats", "1", "--json"]
+    printed = corl("bench", "rollout", *words, cwd=tmp_path, code=0).stdout
+    (tmp_path / "rollout.json").write_text(printed)
+    done = corl("plan", "world/unified", "--bench", "rollout.json", "--json", cwd=tmp_path, code=0)
+    report, machine = json.loads(done.stdout), json.loads(printed)["machine"]
+    assert report["gpu"] == machine | {"source": "measured by the bench"}
+    assert any(f"measured with small on {machine['name']} (rollout.json)" in line for line in report["basis"])
 
 
 def test_own_figures_and_more_gpus(words: list[str], tmp_path: Path) -> None:
     own = ["--memory", "200", "--bandwidth", "2", "--arithmetic", "500", "--json"]
     one, two = (json.loads(corl(*words, *own, "--gpus", many, cwd=tmp_path, code=0).stdout) for many in ("1", "2"))
     assert one["gpu"]["memory"] == 200 * 2**30
-    assert "memory, bandwidth, arithmetic as given" in one["gpu"]["source"]
+    assert one["gpu"]["name"] == "a GPU of these figures"
+    assert one["gpu"]["source"] == "memory, bandwidth, arithmetic as given"
     assert one["micro_batch_size"] == two["micro_batch_size"] == 2, "the recipe's own"
     assert two["seconds"]["update t2i"] == pytest.approx(one["seconds"]["update t2i"] / 2, rel=0.1)
-    done = corl(*words, "--gpus", "3", cwd=tmp_path, code=2)
-    assert "cannot be shared evenly by 3 GPUs" in done.stderr
-    done = corl(*words, "--gpu", "abacus", cwd=tmp_path, code=2)
-    assert "Choose one of h100" in done.stderr
+
+
+@pytest.mark.parametrize(
+    ("more", "line"),
+    [
+        (["--gpus", "3"], "cannot be shared evenly by 3 GPUs"),
+        (["--gpus", "16"], "train.micro_batch_size: 2 does not divide the 1 triplets of each of 16 GPUs"),
+        (["--gpu", "abacus"], "Choose one of h100"),
+    ],
+)
+def test_what_training_refuses_is_refused(words: list[str], tmp_path: Path, more: list[str], line: str) -> None:
+    assert line in corl(*words, *more, cwd=tmp_path, code=2).stderr
 
 
 def test_a_model_that_cannot_be_read_has_the_shapes_that_corl_knows(tmp_path: Path) -> None:
