@@ -7,8 +7,21 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from urllib.parse import unquote, urlsplit
 
+import datasets
+import pytest
+from huggingface_hub import constants, hf_api
+
 COMMIT = "c" * 40
 KINDS = {"api/models/": "models", "api/datasets/": "datasets"}
+
+
+def lay_cache(patch: pytest.MonkeyPatch, home: Path, **more: str) -> None:
+    """Have the hub's libraries keep what they fetch in `home`, here and in processes that are started."""
+    places = {"HF_HOME": home, "HF_HUB_CACHE": home / "hub", "HF_DATASETS_CACHE": home / "datasets"}
+    for name, value in (places | more).items():
+        patch.setenv(name, str(value))
+    patch.setattr(constants, "HF_HUB_CACHE", str(home / "hub"))
+    patch.setattr(datasets.config, "HF_DATASETS_CACHE", home / "datasets")
 
 
 class FakeHub:
@@ -36,6 +49,20 @@ class FakeHub:
         self.released.set()
         self.server.shutdown()
         self.server.server_close()
+
+    def reach(self, patch: pytest.MonkeyPatch, home: Path) -> None:
+        """Make this the hub of the process and of those that it starts, with a cache of its own in `home`.
+
+        Libraries read their environment once, on import: what they have read is changed too.
+        """
+        lay_cache(patch, home, HF_ENDPOINT=self.url, HF_HUB_OFFLINE="0")
+        patch.setattr(constants, "ENDPOINT", self.url)
+        paths = constants.HUGGINGFACE_CO_URL_TEMPLATE.removeprefix(constants._HF_DEFAULT_ENDPOINT)
+        patch.setattr(constants, "HUGGINGFACE_CO_URL_TEMPLATE", self.url + paths)
+        patch.setattr(hf_api.api, "endpoint", self.url)
+        patch.setattr(constants, "HF_HUB_OFFLINE", False)
+        patch.setattr(datasets.config, "HF_HUB_OFFLINE", False)
+        patch.setattr(datasets.config, "HF_ENDPOINT", self.url)
 
     def answer(self, path: str) -> tuple[int, dict[str, str], bytes]:
         """Status, headers and body for a path."""

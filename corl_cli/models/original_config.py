@@ -39,10 +39,7 @@ LLAMA = (
     "mlp_bias",
 )
 ROTARY = ("rope_theta", "rope_scaling", "rope_parameters")  # transformers 4 has the first two, 5 has the last
-IDLE = {
-    *ROTARY,
-    "torch_dtype",
-}  # with transformers' own, the language model's settings that are read or compute nothing
+IDLE = {*ROTARY, "torch_dtype"}  # known of the language model, beside what transformers knows
 HINT = "corl converts Janus-1.3B, Janus-Pro and models trained from them."
 
 

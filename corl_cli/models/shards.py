@@ -278,7 +278,7 @@ def _check_content(file: Path) -> None:
     except OSError as error:
         raise UsageError(f"{file} cannot be read: {error.strerror}.", AGAIN) from error
     if not begin:
-        raise UsageError(f"{file} is empty.", AGAIN)
+        raise UsageError(f"{file} cannot be read: it is empty.", AGAIN)
     if begin == POINTER:
         raise UsageError(
             f"{file} is a pointer of Git LFS, not the file itself.", "Fetch it with git lfs pull, or with hf download."

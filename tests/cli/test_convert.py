@@ -1,11 +1,8 @@
 """`corl convert` on tiny Januses: both ways, and what it refuses."""
 
 import json
-import os
 import shutil
-import signal
-import subprocess
-import sys
+from pathlib import Path
 
 import original_janus
 import pytest
@@ -15,11 +12,27 @@ from safetensors.torch import load_file, save_file
 from typer.testing import CliRunner
 
 from corl_cli.cli.app import app
+from corl_cli.core.errors import CorlError
 from corl_cli.core.recipe import Lora
 from corl_cli.models import fitness, shards
 from corl_cli.models.janus import JanusPolicy
-from corl_cli.pipelines import convert as pipeline
+from corl_cli.pipelines.convert import carry_out, check
 from corl_cli.world import checkpoint
+
+
+class After:
+    """Progress that has something happen at a step."""
+
+    def __init__(self, steps, happens):
+        self.left, self.happens = steps, happens
+
+    def advance(self, steps=1, note=""):
+        self.left -= steps
+        if self.left == 0:
+            self.happens()
+
+
+POINTER = "version https://git-lfs.github.com/spec/v1\noid sha256:0\nsize 1\n"
 
 
 def run(*arguments):
@@ -93,10 +106,18 @@ def test_a_pickle_becomes_a_checkpoint_that_can_be_trained(original, state, tmp_
     assert {path.name for path in tmp_path.iterdir()} == {"original", "out"}, "nothing else is left"
 
 
+@pytest.fixture(scope="module")
+def whole(state, tmp_path_factory):
+    """The same in transformers' format."""
+    folder = tmp_path_factory.mktemp("whole")
+    original = original_janus.save_files(folder / "original")
+    torch.save(state, original / "pytorch_model.bin")
+    converted(original, "--out", folder / "out")
+    return folder / "out"
+
+
 @pytest.mark.parametrize("kind", ["safetensors", "bin"])
-def test_shards(kind, original, state, tmp_path, monkeypatch):
-    whole = tmp_path / "whole"
-    converted(original, "--out", whole)
+def test_shards(kind, original, whole, state, tmp_path, monkeypatch):
     names = sorted(state)
     parts = {f"{number}.{kind}": names[number::2] for number in range(2)}
     (original / "pytorch_model.bin").unlink()
@@ -171,9 +192,55 @@ def test_other_models_are_refused(original, tmp_path):
     assert "JanusFlow" in refused(original, "--out", tmp_path / "out")
     change(original / "config.json", model_type="clip")
     assert "is no Janus: its config.json says clip" in refused(original, "--out", tmp_path / "out")
-    (original / "config.json").write_text("{")
-    assert "config.json" in refused(original, "--out", tmp_path / "out")
+    for content in ("{", "[]", "", POINTER):
+        (original / "config.json").write_text(content)
+        assert "config.json" in refused(original, "--out", tmp_path / "out")
     assert not (tmp_path / "out").exists()
+
+
+def test_files_that_hold_no_weights_are_called_so(original, state, tmp_path):
+    file = original / "pytorch_model.bin"
+    for content, words in ((POINTER, "pointer of Git LFS"), ("", "it is empty"), ("x" * 99, "damaged, or holds more")):
+        file.write_text(content)
+        said = refused(original, "--out", tmp_path / "out")
+        assert words in said
+        assert "weights_only" not in said
+    torch.save(state, file)
+    (original / "preprocessor_config.json").unlink()
+    said = refused(original, "--out", tmp_path / "out")
+    assert f"{original} has no preprocessor_config.json." in said
+    assert "Errno" not in said
+
+
+def test_what_would_convert_into_another_model_is_refused_before_anything_is_written(original, tmp_path):
+    said = json.loads((original / "config.json").read_text())
+    for changes, words in (
+        ({"rope_scaling": {"type": "linear", "factor": 2.0}}, "scales its rotary embeddings (type linear, factor 2.0)"),
+        ({"num_attention_heads": 5}, "not a multiple of the number of attention heads (5)"),
+    ):
+        change(original / "config.json", language_config=said["language_config"] | changes)
+        told = refused(original, "--out", tmp_path / "out", "--dry-run")
+        assert f"{original} cannot be converted: " in told
+        assert words in told
+    change(original / "config.json", **said)
+    for key, value in (("do_normalize", False), ("image_mean", None), ("image_std", None)):
+        kept = (original / "preprocessor_config.json").read_text()
+        change(original / "preprocessor_config.json", **{key: value})
+        assert f"says that {key} is {json.dumps(value)}" in refused(original, "--out", tmp_path / "out")
+        (original / "preprocessor_config.json").write_text(kept)
+
+
+def test_how_the_model_is_prompted_is_told(original, whole, tmp_path):
+    said = run(original, "--out", tmp_path / "out", "--dry-run").stdout
+    assert '"<|User|>: WORDS\\n\\n<|Assistant|>:", which is a guess' in said
+    assert f"change the roles in {tmp_path / 'out'}/chat_template.jinja" in said
+    for name, user in (("deepseek-ai/Janus-1.3B", "User"), ("deepseek-ai/Janus-Pro-1B", "<|User|>")):
+        change(original / "config.json", _name_or_path=name)
+        report = converted(original, "--out", tmp_path / "out", "--dry-run")
+        assert (report["prompt"].split(":")[0], report["prompt_from"]) == (user, "name")
+    assert converted(whole, "--out", tmp_path / "out", "--dry-run")["prompt_from"] == "files"
+    shutil.copy(whole / "chat_template.jinja", original)
+    assert converted(original, "--out", tmp_path / "out", "--dry-run")["prompt_from"] == "files"
 
 
 def test_what_deepseeks_code_cannot_be_is_refused(tmp_path):
@@ -190,13 +257,18 @@ def test_options_that_do_not_fit(original, tmp_path, monkeypatch):
     assert "needs SOURCE and --out" in refused("world")
     assert "--fetch-only goes with --recipe" in refused("world", "--fetch-only")
     assert "no/where" in refused("no/where", "--out", out)
+    assert "world is in transformers' format already" in refused("world", "--out", out, "--to", "transformers")
+    said = refused("runs/nowhere", "--out", out)
+    assert "neither a folder here nor in the hub's cache" in said
+    assert "hf download" not in said
+    assert "--set belong to --fetch-only" in refused("world", "--out", out, "--set", "train.max_steps=2")
     assert "a dry run fetches nothing" in refused("no/where", "--out", out, "--dry-run")
     monkeypatch.setattr(shutil, "disk_usage", lambda _: shutil._ntuple_diskusage(10, 10, 1000))
     assert "GB free" in refused(original, "--out", out)
     assert not out.exists()
 
 
-def test_what_fails_half_way_leaves_nothing(original, state, tmp_path, monkeypatch):
+def test_what_fails_half_way_leaves_nothing(original, state, tmp_path):
     poisoned = state["gen_embed.weight"].clone()
     poisoned[3] = torch.inf
     torch.save(state | {"gen_embed.weight": poisoned}, original / "pytorch_model.bin")
@@ -204,47 +276,49 @@ def test_what_fails_half_way_leaves_nothing(original, state, tmp_path, monkeypat
     assert "holds NaN or infinity in model.generation_embeddings.weight" in words
     torch.save(state, original / "pytorch_model.bin")
 
-    def interrupt(*_):
-        signal.raise_signal(signal.SIGINT)
+    job = check(str(original), out=tmp_path / "out")
 
-    monkeypatch.setattr(pipeline, "_load", interrupt)  # all is written, and nothing asked
-    assert run(original, "--out", tmp_path / "out").exit_code == 130
+    def interrupt():
+        raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        carry_out(job, After(job.steps - 1, interrupt))  # all is written and compared, and nothing asked
     assert {path.name for path in tmp_path.iterdir()} == {"original"}
 
 
-def test_a_disk_that_changes_what_is_written_is_noticed(original, tmp_path, monkeypatch):
-    write = shards.write
+def test_a_disk_that_changes_what_is_written_is_noticed(original, tmp_path):
+    job = check(str(original), out=tmp_path / "out")
 
-    def damaging(folder, specs, pieces):
-        write(folder, specs, pieces)
-        file = folder / shards.WEIGHTS
+    def damage():
+        (file,) = tmp_path.rglob(shards.WEIGHTS)
         content = bytearray(file.read_bytes())
         content[-1] ^= 1
         file.write_bytes(content)
 
-    monkeypatch.setattr(shards, "write", damaging)
-    assert "was written as other numbers than were read" in refused(original, "--out", tmp_path / "out")
+    with pytest.raises(CorlError, match="was written as other numbers than were read"):
+        carry_out(job, After(len(job.specs) + 1, damage))
     assert not (tmp_path / "out").exists()
 
 
 def test_a_model_larger_than_the_memory_is_converted_and_not_asked(original, tmp_path, monkeypatch):
-    monkeypatch.setattr(pipeline, "_free_memory", lambda: 1000.0)
+    read = Path.read_text
+    told = {"/proc/meminfo": "MemAvailable: 1 kB"}
+    monkeypatch.setattr(Path, "read_text", lambda path, *rest, **more: told.get(str(path)) or read(path, *rest, **more))
     result = run(original, "--out", tmp_path / "out")
     assert result.exit_code == 0
     assert "was not asked anything" in result.stdout
     fitness.check(tmp_path / "out")
 
 
-def test_a_model_of_the_hub_is_fetched_without_what_is_not_needed(original, tmp_path):
+def test_a_model_of_the_hub_is_fetched_without_what_is_not_needed(original, tmp_path, monkeypatch):
     (original / "demo.gguf").write_text("no part of the model")
     name = "deepseek-ai/Janus-Tiny"
     with FakeHub({name: original}, {}) as hub:
-        settings = {"HF_ENDPOINT": hub.url, "HF_HOME": str(tmp_path / "home"), "HF_HUB_OFFLINE": "0"}
-        command = [sys.executable, "-m", "corl_cli", "convert", name, "--out", tmp_path / "out", "--json"]
-        done = subprocess.run(command, env=os.environ | settings, capture_output=True, text=True)
+        hub.reach(monkeypatch, tmp_path / "home")
+        assert "a dry run fetches nothing" in refused(name, "--out", tmp_path / "out", "--dry-run")
+        report = converted(name, "--out", tmp_path / "out")
         assert not any(path.endswith(".gguf") for _, path, _ in hub.asked)
-    assert done.returncode == 0, done.stderr
-    assert json.loads(done.stdout)["source"] == name
+    assert report["source"] == name
     fitness.check(tmp_path / "out")
 
 
@@ -256,9 +330,14 @@ def test_fetching_what_a_recipe_needs():
     assert dry.exit_code == 0
     rows = {row["name"]: row for row in json.loads(dry.stdout)}
     assert rows["deepseek-community/Janus-Pro-1B"]["kind"] == "model"
+    small = ("--set", "model.checkpoint=world")
+    assert (
+        "deepseek-community/Janus-Pro-1B" not in run("--fetch-only", "--recipe", "unified/janus-pro-1b", *small).stdout
+    )
     fetched = run("--fetch-only", "--recipe", "unified/janus-pro-1b", "--json")
     assert fetched.exit_code == 1, "tests have no network"
     states = {row["name"]: row["state"] for row in json.loads(fetched.stdout)}
     assert states.keys() == rows.keys()
     assert "failed" in states.values()
+    assert all(row["MB"] is None for row in json.loads(fetched.stdout) if row["state"] == "failed")
     assert "Not fetched: " in fetched.stderr

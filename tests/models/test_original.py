@@ -169,6 +169,8 @@ def test_janus_pro_7b_leaves_out_what_is_llamas_default():
     [
         ("vision_config", "select_layer", -2, "select_layer is -2, not -1"),
         ("vision_config", "model_name", "siglip_so400m_patch14_384", "model_name is siglip_so400m_patch14_384"),
+        ("vision_config", "select_feature", "patch", "select_feature is patch, not same"),
+        ("vision_config", "image_size", 20, "images of 20 pixels are not so many patches of 8"),
         ("vision_config", "pixel_mean", [0.5] * 3, "pixel_mean"),
         ("aligner_config", "projector_type", "linear", "projector_type is linear, not mlp_gelu"),
         ("gen_aligner_config", "depth", 3, "depth is 3, not 2"),
@@ -180,6 +182,35 @@ def test_what_would_compute_otherwise_is_refused(section, key, value, words):
     with pytest.raises(UsageError, match="is of another model") as caught:
         original_config.config_from(said)
     assert words in caught.value.message
+
+
+@pytest.mark.parametrize(
+    ("changes", "words"),
+    [
+        ({"model_type": "qwen2"}, "model_type is qwen2, not llama"),
+        ({"tie_word_embeddings": True}, "tie_word_embeddings is true, not false"),
+        ({"sliding_window": 8}, "sliding_window is 8, which no Llama has"),
+        ({"rope_parameters": {"rope_theta": 7.0}}, "has two rope_theta, 5000.0 and 7.0"),
+        ({"rope_parameters": {"rope_type": "linear", "factor": 2.0}}, "(rope_type linear, factor 2.0)"),
+    ],
+)
+def test_a_language_model_that_would_compute_otherwise_is_refused(changes, words):
+    said = original_janus.config()
+    said["language_config"] |= changes
+    with pytest.raises(UsageError) as caught:
+        original_config.config_from(said)
+    assert words in caught.value.message
+
+
+def test_rotary_bases_are_read_as_either_transformers_writes_them():
+    said = original_janus.config()
+    theta = said["language_config"].pop("rope_theta")
+    old = {"rope_theta": theta, "rope_scaling": None, "top_k": 50, "is_decoder": False, "torch_dtype": "bfloat16"}
+    new = {"rope_parameters": {"rope_theta": theta, "rope_type": "default"}, "dtype": "bfloat16"}
+    for rotary in (old, new):
+        config = original_config.config_from(said | {"language_config": said["language_config"] | rotary})
+        assert config.text_config.rope_parameters["rope_theta"] == theta == 5000
+        assert original_config.config_to(config)["language_config"]["rope_theta"] == theta
 
 
 def test_the_tokenizer_adds_one_beginning_and_knows_its_images(folder, read, tmp_path):

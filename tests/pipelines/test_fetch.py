@@ -9,15 +9,22 @@ from importlib.util import find_spec
 from pathlib import Path
 
 import pytest
-from fake_hub import COMMIT, FakeHub
+import torch
+from fake_hub import COMMIT, FakeHub, lay_cache
 
 from corl_cli import world
 from corl_cli.core.loader import load, names
 from corl_cli.core.prepared import prepared
 from corl_cli.core.requirements import Wanted
+from corl_cli.data import triplets
+from corl_cli.eval import bind
+from corl_cli.eval.base import Setting
+from corl_cli.pipelines import build
+from corl_cli.pipelines.evaluated import Checkpoint
 from corl_cli.pipelines.fetch import fetch, lacking, wanted
 from corl_cli.rewards.base import Reward, Scores
 
+TESTS = Path(__file__).parents[1]
 POLICY = ("model", "deepseek-community/Janus-Pro-1B")
 TRIPLETS = ("data set", "mm-vl/x2x_rft_22k")
 CYCLE = [
@@ -147,48 +154,11 @@ def test_only_a_whole_split_of_the_cache_counts(tmp_path):
 # ---- a hub -----------------------------------------------------------
 
 BEGIN = """
-from corl_cli.scoring import checkpoints
-checkpoints.fetch("weights", "corl/janus")
+import sys
+from huggingface_hub import snapshot_download
+snapshot_download(sys.argv[1], ignore_patterns="*.safetensors")
+snapshot_download(sys.argv[1])
 """
-CODE = """
-import json, sys
-from corl_cli.core.loader import load
-from corl_cli.pipelines import build
-from corl_cli.pipelines.fetch import fetch, wanted
-
-class Quiet:
-    def advance(self, steps=1, note=""): pass
-
-def told(changes):
-    recipe = load("world/unified", changes)
-    found = [(one.wanted.name, one.state, one.detail, one.nbytes) for one in fetch(wanted(recipe), Quiet())]
-    return recipe, found
-"""
-FETCH = (
-    CODE
-    + """
-print(json.dumps([told(changes)[1] for changes in json.loads(sys.argv[1])]))
-"""
-)
-USE = (
-    CODE
-    + """
-import torch
-from corl_cli.data import triplets
-from corl_cli.eval import bind
-from corl_cli.eval.base import Setting
-from corl_cli.pipelines.evaluated import Checkpoint
-recipe, found = told(json.loads(sys.argv[1])[0])
-build.ready(recipe)
-policy = build.build_policy(recipe.model)
-data = triplets.load(recipe.data, 0)
-(reward,) = build.build_rubrics(recipe.rewards, ["t2i"], torch.device("cpu"), policy)["t2i"].criteria
-caption = reward.reward.captioner([data[0].image])
-needs = [need for name in recipe.eval.benchmarks for need in bind(name, {}, Setting()).requirements()]
-digest = Checkpoint(recipe.model.checkpoint, recipe.model.checkpoint, None).digest()
-print(json.dumps([found, len(data), type(caption[0]).__name__, [need.state for need in needs], len(digest)]))
-"""
-)
 BENCHMARK = """
 from pathlib import Path
 from dataclasses import replace
@@ -200,30 +170,16 @@ class Shapes(local_lmms.Shapes):
 """
 
 
-def run(code, home, changes, folder, **more):
-    tests = Path(__file__).parents[1]
-    environment = os.environ | {
-        "HF_HOME": str(home),
-        "HF_DATASETS_CACHE": str(home / "datasets"),
-        "HF_HUB_CACHE": str(home / "hub"),
-        "PYTHONPATH": os.pathsep.join(map(str, (folder, tests, tests.parent))),
-        **more,
-    }
-    command = [sys.executable, "-c", code, json.dumps(changes)]
-    return subprocess.Popen(command, env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
-
-
-def said(process):
-    out, errors = process.communicate(timeout=120)
-    assert process.returncode == 0, errors
-    return json.loads(out.splitlines()[-1])
+def told(changes):
+    recipe = load("world/unified", changes)
+    return recipe, list(fetch(wanted(recipe), Quiet()))
 
 
 def task_of_the_hub(folder):
     """An lmms-eval task over a set of the hub, and its benchmark's module; the recipe's words for it."""
     if find_spec("lmms_eval") is None:
         return "{}"
-    local = Path(__file__).parents[1] / "eval" / "lmms_local"
+    local = TESTS / "eval" / "lmms_local"
     (folder / "tasks").mkdir()
     words = (local / "local.yaml").read_text().replace("dataset_path: parquet", "dataset_path: corl/Shapes")
     (folder / "tasks" / "local.yaml").write_text(words)
@@ -232,10 +188,23 @@ def task_of_the_hub(folder):
     return "{'of_the_hub:Shapes': {}}"
 
 
-def test_what_was_fetched_is_enough_without_a_network(tmp_path, tiny_blip, tiny_text_encoder, built_set):
+def begin(name, hub):
+    """Kill a download of a model half way through its weights."""
+    hub.stall = "model.safetensors"
+    killed = subprocess.Popen([sys.executable, "-c", BEGIN, name])
+    assert hub.stalled.wait(60), killed.poll()
+    killed.kill()
+    killed.wait()
+    hub.stall = None
+    hub.released.set()
+
+
+def test_what_was_fetched_is_enough_without_a_network(tmp_path, tiny_blip, tiny_text_encoder, built_set, monkeypatch):
     from local_lmms import save
 
     benchmarks = task_of_the_hub(tmp_path)
+    monkeypatch.syspath_prepend(tmp_path)
+    monkeypatch.setenv("PYTHONPATH", os.pathsep.join(map(str, (tmp_path, TESTS, TESTS.parent))))
     one, other = "corl/janus", "corl/blip"
     good = [
         f"model.checkpoint={one}",
@@ -244,33 +213,36 @@ def test_what_was_fetched_is_enough_without_a_network(tmp_path, tiny_blip, tiny_
         f"eval.benchmarks={benchmarks}",
     ]
     refused = "rewards.t2i=[{name: clip, checkpoint: corl/gated}, {name: cycle, captioner: corl/words}]"
-    home = tmp_path / "home"
     models = {one: world.checkpoint(), other: tiny_blip, "corl/words": tiny_text_encoder, "corl/gated": tiny_blip}
     sets = {"corl/Triplets": built_set() / "data", "corl/Shapes": save(tmp_path / "shapes")}
-    with FakeHub(models, sets) as hub:
-        hub.gated, hub.stall = {"corl/gated"}, "model.safetensors"
-        online = {"HF_ENDPOINT": hub.url, "HF_HUB_OFFLINE": "0"}
-        killed = run(BEGIN, home, [], tmp_path, **online)
-        assert hub.stalled.wait(60), killed.poll()
-        killed.kill()
-        killed.communicate()
-        hub.stall = None
-        hub.released.set()
+    home = tmp_path / "home"
+    with FakeHub(models, sets) as hub, pytest.MonkeyPatch.context() as patch:
+        hub.reach(patch, home)
+        hub.gated = {"corl/gated"}
+        begin(one, hub)
         before = len(hub.asked)
-        found, failed = said(run(FETCH, home, [good, [refused, "data.path=corl/no"]], tmp_path, **online))
+        _, found = told(good)
+        _, failed = told([refused, "data.path=corl/no"])
     there = [one, other, "corl/Triplets", *(["corl/Shapes"] if benchmarks != "{}" else [])]
-    assert {name: state for name, state, *_ in found} == dict.fromkeys(there, "fetched")
-    sizes = {name: nbytes for name, _, _, nbytes in found}
-    assert sizes[one] == sum(file.stat().st_size for file in world.checkpoint().iterdir())
+    assert {each.wanted.name: each.state for each in found} == dict.fromkeys(there, "fetched"), found
+    assert found[0].nbytes == sum(file.stat().st_size for file in world.checkpoint().iterdir())
     again = [path for method, path, _ in hub.asked[before:] if method == "GET" and path.startswith(f"{one}/resolve")]
     assert again == [f"{one}/resolve/{COMMIT}/model.safetensors"]  # the rest was there
-    told = {name: detail for name, state, detail, _ in failed if state == "failed"}
-    assert "only to those who have asked its owners" in told["corl/gated"]
-    assert "holds a BertModel, not a BlipForConditionalGeneration" in told["corl/words"]
-    assert "corl/no' doesn't exist on the Hub" in told["corl/no"]
-    assert not any("\n" in detail for detail in told.values())
+    why = {each.wanted.name: each.detail for each in failed if each.state == "failed"}
+    assert "only to those who have asked its owners" in why["corl/gated"]
+    assert "holds a BertModel, not a BlipForConditionalGeneration" in why["corl/words"]
+    assert "corl/no' doesn't exist on the Hub" in why["corl/no"]
+    assert not any("\n" in detail for detail in why.values())
 
-    states, rows, kind, needs, digest = said(run(USE, home, [good], tmp_path, HF_HUB_OFFLINE="1"))
-    assert {state for _, state, *_ in states} == {"here"}
-    assert (rows, kind, digest) == (12, "str", 64)
-    assert set(needs) <= {"ok"}
+    lay_cache(monkeypatch, home)  # and no hub
+    recipe, states = told(good)
+    assert {each.state for each in states} == {"here"}
+    build.ready(recipe)
+    policy = build.build_policy(recipe.model)
+    data = triplets.load(recipe.data, 0)
+    (reward,) = build.build_rubrics(recipe.rewards, ["t2i"], torch.device("cpu"), policy)["t2i"].criteria
+    assert isinstance(reward.reward.captioner([data[0].image])[0], str)
+    assert len(data) == 12
+    needs = [need for name in recipe.eval.benchmarks for need in bind(name, {}, Setting()).requirements()]
+    assert {need.state for need in needs} <= {"ok"}
+    assert len(Checkpoint(one, one, None).digest()) == 64
