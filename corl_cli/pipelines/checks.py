@@ -75,7 +75,7 @@ def _attempts(
         *(((), attempt) for attempt in build.bindings(recipe)),
         *(((), partial(build.ready_for, spec, task, name)) for task, spec in build.specs(recipe)),
         (("model.checkpoint", "model.family"), partial(_check_model, recipe, resumed)),
-        (("train.batch_size", "train.micro_batch_size"), partial(_check_batch, recipe.train, everywhere)),
+        (("train.batch_size", "train.micro_batch_size"), partial(check_batch, recipe.train, everywhere)),
         ((), partial(launch.check_devices, here)),
         (("data", "train"), partial(plan.batches, recipe)),
         (("data", "eval.probes", "train.tasks"), partial(_check_probes, recipe)),
@@ -123,7 +123,7 @@ def _check_model(recipe: Recipe, resumed: Path | None) -> None:
     fitness.check(start)
 
 
-def _check_batch(train: Train, processes: int) -> None:
+def check_batch(train: Train, processes: int) -> None:
     """UsageError when the triplets of a step cannot be shared evenly by processes and backward passes."""
     batch, micro = train.batch_size, train.micro_batch_size or 1
     if batch % processes:

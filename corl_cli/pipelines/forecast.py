@@ -9,10 +9,11 @@ from dataclasses import dataclass
 from functools import partial
 from typing import Any
 
-from corl_cli.core.errors import CorlError, UsageError
+from corl_cli.core.errors import CorlError
 from corl_cli.core.recipe import Recipe, Train
 from corl_cli.core.types import Task
 from corl_cli.pipelines import build, costs, estimate, plan
+from corl_cli.pipelines.checks import check_batch
 from corl_cli.pipelines.costs import Work
 from corl_cli.pipelines.efficiency import MEASURED, Efficiency
 from corl_cli.pipelines.estimate import Peak
@@ -60,7 +61,7 @@ def forecast(
     """What the recipe that `changed` makes of no more changes takes; CorlError where its model is not known."""
     with readable(changed) as (changed, remarks):
         recipe = changed([])
-        _check_share(recipe, gpus)
+        check_batch(recipe.train, gpus)
         size = plan.chosen(recipe, gpus, plan.MARGIN * machine.memory) or 1
         peak = estimate.peak(recipe, gpus, size)
         steps, why = _steps(recipe)
@@ -223,22 +224,6 @@ def _steps(recipe: Recipe) -> tuple[int | None, list[str]]:
 def _shared(train: Train, gpus: int) -> bool:
     """Whether a step can be shared evenly by so many GPUs and their backward passes."""
     return train.batch_size % (gpus * (train.micro_batch_size or 1)) == 0
-
-
-def _check_share(recipe: Recipe, gpus: int) -> None:
-    """UsageError where a training would be refused for it, see checks.py."""
-    batch, micro = recipe.train.batch_size, recipe.train.micro_batch_size or 1
-    unit = gpus * micro
-    more = f"--set train.batch_size={-(-batch // unit) * unit}"
-    if batch % gpus:
-        raise UsageError(
-            f"train.batch_size: {batch} triplets cannot be shared evenly by {gpus} GPUs.", f"Use a multiple: {more}"
-        )
-    if not _shared(recipe.train, gpus):
-        raise UsageError(
-            f"train.micro_batch_size: {micro} does not divide the {batch // gpus} triplets of each of {gpus} GPUs.",
-            f"Use a divisor, such as --set train.micro_batch_size=1, or {more}",
-        )
 
 
 def _told(seconds: Mapping[str, float], efficiency: Efficiency, recipe: Recipe) -> str:

@@ -123,7 +123,7 @@ def test_own_figures_and_more_gpus(words: list[str], tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("more", "line"),
     [
-        (["--gpus", "3"], "cannot be shared evenly by 3 GPUs"),
+        (["--gpus", "3"], "cannot be shared evenly by 3 processes"),
         (["--gpus", "16"], "train.micro_batch_size: 2 does not divide the 1 triplets of each of 16 GPUs"),
         (["--gpu", "abacus"], "Choose one of h100"),
     ],
