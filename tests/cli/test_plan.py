@@ -124,7 +124,7 @@ def test_own_figures_and_more_gpus(words: list[str], tmp_path: Path) -> None:
     ("more", "line"),
     [
         (["--gpus", "3"], "cannot be shared evenly by 3 processes"),
-        (["--gpus", "16"], "train.micro_batch_size: 2 does not divide the 1 triplets of each of 16 GPUs"),
+        (["--gpus", "16"], "train.micro_batch_size: 2 does not divide the 1 triplets that a process has"),
         (["--gpu", "abacus"], "Choose one of h100"),
     ],
 )
