@@ -116,7 +116,7 @@ def _show(recipe: str, found: Forecast, told: str, as_json: bool) -> None:
         "optimiser": "optimiser's moments",
         "sampler": "sampler's copy",
         "reference": "frozen reference",
-        "gradients": "gradients, while updating",
+        "gradients": "gradients of all tasks, while updating",
         "activations": f"activations of {found.micro_batch_size} triplets, while updating",
         "sampling": "keys, values and logits, while sampling",
     }
@@ -125,20 +125,25 @@ def _show(recipe: str, found: Forecast, told: str, as_json: bool) -> None:
     ]
     verdict = "fits" if found.fits else "does not fit"
     room = found.machine.memory / GIB
-    table([*rows, {"memory": f"at most at once: {verdict} into {room:.1f}", "GiB": f"{peak.total / GIB:.2f}"}])
+    table(
+        [
+            *rows,
+            {"memory": f"at most (sampling or updating): {verdict} into {room:.1f}", "GiB": f"{peak.total / GIB:.2f}"},
+        ]
+    )
     typer.echo()
     table(
-        [{"step": phase, "seconds": f"{value:.2f}"} for phase, value in found.seconds.items()]
-        + [{"step": "all", "seconds": f"{total:.2f}"}]
+        [{"step": phase, "seconds": f"{value:.3g}"} for phase, value in found.seconds.items()]
+        + [{"step": "all, without rewards", "seconds": f"{total:.3g}"}]
     )
     count = f"{found.gpus} x {found.machine.name}"
     if hours is not None:
         typer.echo(
             f"\n{found.steps:,} step{'s' * (found.steps != 1)} on {count}: "
-            f"{hours:.1f} hours, {hours * found.gpus:.1f} GPU-hours"
+            f"{_figures(hours)} hours, {_figures(hours * found.gpus)} GPU-hours"
         )
     if found.changes:
-        typer.echo("\nWhat would need less, the least harmful first:")
+        typer.echo("\nWhat would need less, the least harmful first (corl train calls --gpus --num-processes):")
         table(
             [
                 {"add": change.add, "GiB": f"{change.needed / GIB:.1f}", "fits": "yes" if change.fits else "no"}
@@ -147,3 +152,8 @@ def _show(recipe: str, found: Forecast, told: str, as_json: bool) -> None:
         )
     for line in [f"Planned for {found.machine.name} ({told}).", *found.basis]:
         console().print(line, soft_wrap=True)
+
+
+def _figures(value: float) -> str:
+    """Two of them at least."""
+    return f"{value:,.1f}" if value >= 1 else f"{value:.2g}"

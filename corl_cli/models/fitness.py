@@ -25,6 +25,8 @@ def check(path: str | Path) -> None:
         raise CorlError(f"{path} holds no model: there is no config.json in it.", HINT)
     base = lora.base_of(path)
     if (kind := _kind(base)) != "janus":
+        if kind == "multi_modality":
+            raise CorlError(f"{path} is in DeepSeek's format.", f"Convert it: corl convert {path} --out NEW")
         raise CorlError(f"{path} is no Janus: its config.json says {kind}.", HINT)
     faults = [
         f"{path} {fault}"

@@ -77,11 +77,8 @@ def floor(recipe: Recipe, processes: int, weights: str | None = None) -> Peak:
     there = standing(recipe, processes, path)
     if recipe.train.method != "rl":
         return there
-    config, share = configuration(path), share_of(recipe, processes)
-    learning = counted(recipe, path).learn
-    return replace(
-        there, sampling=max(_sampling(recipe, config, own, share, learning) for own in _passes(recipe, path))
-    )
+    share = share_of(recipe, processes)
+    return replace(there, sampling=max(_sampling(recipe, path, task, share) for task in recipe.train.tasks))
 
 
 def standing(recipe: Recipe, processes: int, weights: str | None = None) -> Peak:
@@ -213,24 +210,32 @@ def _guided(recipe: Recipe, task: Task) -> bool:
     return task == "t2i" and drawing.cfg_weight != 1 and drawing.scoring == "guided"
 
 
-def _sampling(recipe: Recipe, config: JanusConfig, layout: Layout, share: int, learning: int) -> int:
-    """Keys and values of the prompts that are sampled at once, the logits of a step, and a batch of pictures.
+def rounds(recipe: Recipe, task: Task, path: str, share: int) -> tuple[int, int]:
+    """In how many rounds a process samples its prompts, and the bytes of keys and values of a prompt.
 
-    See JanusPolicy.complete: as few equal parts of the share as its room for keys and values allows.
+    See JanusPolicy.complete: as few equal rounds as its room for keys and values allows.
     """
     from corl_cli.models.decoder import cache_bytes
-    from corl_cli.models.images import PIXELS
     from corl_cli.models.janus import cache_room
 
-    text, drawing = config.text_config, layout.task == "t2i"
+    config = configuration(path)
+    halves = 2 if task == "t2i" and recipe.sampling.t2i.cfg_weight != 1 else 1
+    dtype, lengths = getattr(torch, recipe.model.dtype), (longest(recipe, path)[task], recipe.sampling.group_size)
+    each = halves * cache_bytes(config.text_config, dtype, *lengths, new_tokens(recipe, config, task))
+    return -(-share // max(1, cache_room(counted(recipe, path).learn) // each)), each
+
+
+def _sampling(recipe: Recipe, path: str, task: Task, share: int) -> int:
+    """Keys and values of the prompts that are sampled at once, the logits of a step, and a batch of pictures."""
+    from corl_cli.models.images import PIXELS
+
+    config, group, drawing = configuration(path), recipe.sampling.group_size, task == "t2i"
+    parts, each = rounds(recipe, task, path, share)
     halves = 2 if drawing and recipe.sampling.t2i.cfg_weight != 1 else 1
-    dtype = getattr(torch, recipe.model.dtype)
-    each = halves * cache_bytes(text, dtype, layout.prompt_tokens, layout.group_size, layout.new_tokens)
-    parts = -(-share // max(1, cache_room(learning) // each))
-    prompts, rows = -(-share // parts), layout.group_size * halves
-    vocabulary = config.vq_config.num_embeddings if drawing else text.vocab_size
+    prompts, rows = -(-share // parts), group * halves
+    vocabulary = config.vq_config.num_embeddings if drawing else config.text_config.vocab_size
     logits = 4 * 4 * prompts * rows * vocabulary  # float32: logits, noise, probabilities, their order
-    pixels = min(PIXELS, share * layout.group_size * config.vision_config.image_size**2)
+    pixels = min(PIXELS, share * group * config.vision_config.image_size**2)
     pictures = PICTURE * 4 * pixels * config.vq_config.base_channels if drawing else 0
     return int(prompts * each + max(logits, pictures))
 

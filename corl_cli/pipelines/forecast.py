@@ -102,10 +102,12 @@ def seconds(recipe: Recipe, machine: Machine, gpus: int, efficiency: Efficiency)
         rows = (prompts, group, read[task], estimate.new_tokens(recipe, config, task))
         if recipe.train.method == "rl":
             halves = 2 if task == "t2i" and recipe.sampling.t2i.cfg_weight != 1 else 1
+            rounds, _ = estimate.rounds(recipe, task, path, -(-recipe.train.batch_size // gpus))
+            part = (prompts / rounds, *rows[1:])
             sampled = (
-                costs.drawing(config, *rows, halves, width) if task == "t2i" else costs.writing(config, *rows, width)
+                costs.drawing(config, *part, halves, width) if task == "t2i" else costs.writing(config, *part, width)
             )
-            found[f"rollout {task}"] = sampled.seconds(*rates) / efficiency.of("rollout", task)
+            found[f"rollout {task}"] = (sampled * rounds).seconds(*rates) / efficiency.of("rollout", task)
         scored = (recipe.algo.beta > 0) + (recipe.algo.num_iterations > 1)
         if scored:
             once = costs.scoring(config, task, *rows, width)

@@ -33,9 +33,9 @@ def is_named(machine: str, name: str) -> bool:
 
 def named(name: str) -> Machine:
     """The GPU of this name; UsageError for one that is not known."""
-    if name not in GPUS:
+    if name.lower() not in GPUS:
         raise UsageError(
             f"--gpu {name}: there are no figures of this GPU here.",
             f"Choose one of {', '.join(GPUS)}, or give its own: --memory GIB --bandwidth TB/s --arithmetic TFLOP/s",
         )
-    return GPUS[name]
+    return GPUS[name.lower()]
