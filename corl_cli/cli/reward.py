@@ -319,9 +319,7 @@ def _listed(entry: Entry) -> dict[str, Any]:
 
 
 def _need(requirement: Requirement) -> dict[str, str]:
-    from dataclasses import asdict
-
-    return asdict(requirement)
+    return {key: getattr(requirement, key) for key in ("name", "state", "detail", "remedy")}
 
 
 def _rows(entry: Entry) -> list[dict[str, str]]:
