@@ -189,7 +189,7 @@ class Decoder:
         """
         _, count, kv_heads, size, _, _ = cache.held[0].shape
         rows = (count, size, self.num_heads + 2 * kv_heads, self.head_dim)
-        rotation = cache.rotations[cache.offsets + cache.column].view(count, size, 1, -1)
+        rotation = cache.rotations.index_select(0, cache.offsets + cache.column).view(count, size, 1, -1)
         width, hidden = cache.width, self._hidden(cache)
         x = embeds.float()
         for number, (own, layer) in enumerate(zip(self.llama.layers, self.layers, strict=True)):

@@ -31,8 +31,8 @@ def gumbel(keys: Tensor, positions: Tensor, width: int) -> Tensor:
     """Standard Gumbel noise [positions, R, width] in float32 for some positions [P] of each row."""
     counter = positions[:, None] * width + torch.arange(width, device=keys.device)
     bits = _mix(keys[:, None] + counter[:, None] * _GOLDEN)
-    uniform = (_shift(bits, 64 - _UNIFORM_BITS).float() + 0.5) / (1 << _UNIFORM_BITS)
-    return -torch.log(-torch.log(uniform))
+    uniform = _shift(bits, 64 - _UNIFORM_BITS).float().add_(0.5).div_(1 << _UNIFORM_BITS)
+    return uniform.log_().neg_().log_().neg_()
 
 
 class Noise:
@@ -61,11 +61,11 @@ class Noise:
 
 
 def _mix(z: Tensor) -> Tensor:
-    z = (z ^ _shift(z, 30)) * _MIX1
-    z = (z ^ _shift(z, 27)) * _MIX2
-    return z ^ _shift(z, 31)
+    z = _shift(z, 30).bitwise_xor_(z).mul_(_MIX1)
+    z = _shift(z, 27).bitwise_xor_(z).mul_(_MIX2)
+    return _shift(z, 31).bitwise_xor_(z)
 
 
 def _shift(z: Tensor, bits: int) -> Tensor:
     """Logical right shift of signed 64-bit integers."""
-    return (z >> bits) & ((1 << (64 - bits)) - 1)
+    return (z >> bits).bitwise_and_((1 << (64 - bits)) - 1)
