@@ -44,7 +44,10 @@ def convert(
         _fetch(recipe, overrides, dry_run=dry_run, as_json=as_json)
         return
     if source and not out:
-        raise UsageError("Where to?", f"Name a new folder: corl convert {source} --out NEW")
+        raise UsageError(
+            "A conversion needs SOURCE and --out: there is no --out.",
+            f"Name a new folder: corl convert {source} --out NEW",
+        )
     if not source or not out or recipe or overrides:
         raise UsageError(
             "A conversion needs SOURCE and --out; --recipe and --set belong to --fetch-only.",

@@ -196,6 +196,25 @@ class Shares:
         return cls(work.nbytes / seconds / machine.bandwidth, work.flops / seconds / machine.arithmetic[dtype])
 
 
+def compared(turns: Turns, work: Work, bench: Bench, dtype: str) -> dict[str, Any]:
+    """The columns that all comparisons with another way have; the ratio is None where that did not fit."""
+    shares, ratio = Shares.of(work, turns.seconds, bench.machine, dtype), turns.ratio
+    return {
+        "dtype": dtype,
+        "repeats": bench.repeats,
+        "tokens": turns.tokens,
+        "seconds": turns.seconds,
+        "tokens_per_second": turns.rate,
+        "ratio_to_transformers": ratio.median if ratio else None,
+        "ratio_least": ratio.low if ratio else None,
+        "ratio_largest": ratio.high if ratio else None,
+        "bandwidth_share": shares.bandwidth,
+        "arithmetic_share": shares.arithmetic,
+        "peak_gib": turns.peak.peak_gib,
+        "reserved_gib": turns.peak.reserved_gib,
+    }
+
+
 def beyond(rows: Iterable[Mapping[str, Any]]) -> bool:
     """Whether any share of rows is more than the machine was measured to do."""
     return any(value > 1 for row in rows for name, value in row.items() if name.endswith("_share"))

@@ -19,7 +19,7 @@ from corl_cli.core.types import Sampling, Task, Triplet
 from corl_cli.models.janus import JanusPolicy
 from corl_cli.models.noise import row_keys
 from corl_cli.pipelines import costs
-from corl_cli.pipelines.bench import Bench, Shares, in_turn, percent
+from corl_cli.pipelines.bench import Bench, compared, in_turn, percent
 from corl_cli.pipelines.bench_models import Subject, fitting, prompt_tokens, require_weights
 from corl_cli.pipelines.costs import Work
 from corl_cli.pipelines.machine import free_memory
@@ -151,27 +151,15 @@ def _speed(
     dtype, read = str(policy.dtype).removeprefix("torch."), prompt_tokens(policy, task, items)
     written = turns.tokens / (len(items) * sampling.group_size)
     work = least_work(subject, task, sampling, len(items), read, written, policy.dtype.itemsize)
-    shares, ratio = Shares.of(work, turns.seconds, bench.machine, dtype), turns.ratio
     return RolloutSpeed(
+        **compared(turns, work, bench, dtype),
         task=task,
         cfg_weight=sampling.cfg_weight if task == "t2i" else None,
-        dtype=dtype,
         prompts=len(items),
         group_size=sampling.group_size,
-        repeats=bench.repeats,
         prompt_tokens=read,
-        tokens=turns.tokens,
-        seconds=turns.seconds,
-        tokens_per_second=turns.rate,
         transformers_tokens_per_second=turns.their_rate,
-        ratio_to_transformers=ratio.median if ratio else None,
-        ratio_least=ratio.low if ratio else None,
-        ratio_largest=ratio.high if ratio else None,
-        bandwidth_share=shares.bandwidth,
-        arithmetic_share=shares.arithmetic,
-        peak_gib=turns.peak.peak_gib,
-        reserved_gib=turns.peak.reserved_gib,
-        note=_note(task, sampling, fits=ratio is not None),
+        note=_note(task, sampling, fits=bool(turns.theirs)),
     )
 
 

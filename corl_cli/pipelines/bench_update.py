@@ -16,7 +16,7 @@ from corl_cli.core.recipe import Recipe
 from corl_cli.core.types import Experience, RewardResult, Rollout, Task, Triplet
 from corl_cli.models.janus import JanusPolicy
 from corl_cli.pipelines import build, costs, plain
-from corl_cli.pipelines.bench import Bench, Shares, Turns, in_turn, percent
+from corl_cli.pipelines.bench import Bench, Turns, compared, in_turn, percent
 from corl_cli.pipelines.bench_models import Subject, fitting, prompt_tokens, require
 from corl_cli.pipelines.bench_rollout import Prompts
 from corl_cli.pipelines.costs import Work
@@ -234,29 +234,17 @@ def _together(passes: Sequence[Pass]) -> Pass:
 
 def _speed(task: str, recipe: Recipe, found: Pass, bench: Bench) -> UpdateSpeed:
     turns, difference = found.turns, found.difference
-    ratio, shares = turns.ratio, Shares.of(found.work, turns.seconds, bench.machine, recipe.model.dtype)
     return UpdateSpeed(
+        **compared(turns, found.work, bench, recipe.model.dtype),
         task=task,
-        dtype=recipe.model.dtype,
         prompts=recipe.train.batch_size,
         group_size=recipe.sampling.group_size,
         micro_batch_size=recipe.train.micro_batch_size,
         gradient_checkpointing=recipe.model.gradient_checkpointing,
-        repeats=bench.repeats,
-        tokens=turns.tokens,
-        seconds=turns.seconds,
-        tokens_per_second=turns.rate,
         plain_tokens_per_second=turns.their_rate,
-        ratio_to_transformers=ratio.median if ratio else None,
-        ratio_least=ratio.low if ratio else None,
-        ratio_largest=ratio.high if ratio else None,
         logp_difference=difference.logps if difference else None,
         gradient_difference=difference.gradients if difference else None,
-        bandwidth_share=shares.bandwidth,
-        arithmetic_share=shares.arithmetic,
-        peak_gib=turns.peak.peak_gib,
-        reserved_gib=turns.peak.reserved_gib,
-        note="" if ratio else "the plain update did not fit into the GPU's memory",
+        note="" if turns.theirs else "the plain update did not fit into the GPU's memory",
     )
 
 

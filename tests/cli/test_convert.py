@@ -8,8 +8,9 @@ import original_janus
 import pytest
 import torch
 from fake_hub import FakeHub
-from safetensors.torch import load_file, save_file
+from safetensors.torch import save_file
 from typer.testing import CliRunner
+from weights import tensors
 
 from corl_cli.cli.app import app
 from corl_cli.core.errors import CorlError
@@ -49,10 +50,6 @@ def refused(*arguments):
     result = run(*arguments)
     assert result.exit_code in (1, 2), result.output
     return result.stderr
-
-
-def tensors(folder):
-    return {name: value for file in folder.glob("*.safetensors") for name, value in load_file(file).items()}
 
 
 def change(file, **values):

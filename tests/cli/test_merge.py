@@ -9,6 +9,7 @@ import torch
 from safetensors.torch import load_file, save_file
 from transformers import JanusForConditionalGeneration
 from typer.testing import CliRunner
+from weights import tensors
 
 from corl_cli.cli.app import app
 from corl_cli.core.recipe import Lora
@@ -42,10 +43,6 @@ def variant(folder, seed, change=None):
         change(weights)
     save_file(weights, folder / "model.safetensors", {"format": "pt"})
     return folder
-
-
-def tensors(folder):
-    return {name: value for file in folder.glob("*.safetensors") for name, value in load_file(file).items()}
 
 
 @pytest.fixture
