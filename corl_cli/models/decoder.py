@@ -21,6 +21,7 @@ from torch import Tensor, nn
 from corl_cli.core.types import Task
 from corl_cli.models.lora import weight
 
+LARGE_MATRIX = 1 << 17  # entries, from which on a CPU reading them is what takes time
 SHARED_PROMPT = 64  # tokens from which a prompt's keys are read once for its group: two products cost more than one
 
 
@@ -114,7 +115,7 @@ class Decoder:
         self.dtype = dtype
         self.layers = [{name: fused.to(dtype, copy=True) for name, fused in self._fused(own)} for own in llama.layers]
         self._heads = dict(heads)
-        self.heads = {task: copy.deepcopy(head).to(dtype).requires_grad_(False) for task, head in heads.items()}
+        self.heads = {task: _copied(head).to(dtype).requires_grad_(False) for task, head in heads.items()}
         self.pace = GPU if self.device.type == "cuda" else CPU
         self._seen = self._versions()
 
@@ -145,7 +146,7 @@ class Decoder:
     def logits(self, task: Task, states: Tensor) -> Tensor:
         """What a task's head says of hidden states, [R, D] -> [R, V] in float32."""
         logits: Tensor = self.heads[task](states.to(self.dtype))
-        return logits.float()
+        return logits.float().contiguous()
 
     def prefill(
         self, embeds: Tensor, mask: Tensor, group_size: int, room: int, *, shared: bool | None = None
@@ -193,7 +194,7 @@ class Decoder:
         width, hidden = cache.width, self._hidden(cache)
         x = embeds.float()
         for number, (own, layer) in enumerate(zip(self.llama.layers, self.layers, strict=True)):
-            qkv = F.linear(self._norm(x, own.input_layernorm), layer["qkv"]).view(rows)
+            qkv = _product(self._norm(x, own.input_layernorm), layer["qkv"]).contiguous().view(rows)
             q, both = self._split(qkv, rotation)  # both [2, B, kv_heads, G, D]
             if cache.pace.columns == 1:
                 cache.held[number].select(4, cache.length).copy_(both)  # four times as fast on a CPU
@@ -202,7 +203,7 @@ class Decoder:
             attended = self._attend(q, cache, number, width, hidden)
             x = self._finish(x, attended, own, layer)
         cache.column.add_(1)
-        return F.rms_norm(x, x.shape[-1:], self.llama.norm.weight.float(), self.eps)
+        return self._scaled(x, self.llama.norm)
 
     def _read(self, x: Tensor, rotation: Tensor, attend: Tensor | None) -> tuple[Tensor, list[Tensor]]:
         """The last states [B, D] of whole prompts [B, P, D], and of each layer what `_split` calls both."""
@@ -210,7 +211,7 @@ class Decoder:
         rows = (count, length, self.num_heads + 2 * self.kv_heads, self.head_dim)
         x, read = x.view(-1, width), []
         for own, layer in zip(self.llama.layers, self.layers, strict=True):
-            qkv = F.linear(self._norm(x, own.input_layernorm), layer["qkv"]).view(rows)
+            qkv = _product(self._norm(x, own.input_layernorm), layer["qkv"]).contiguous().view(rows)
             q, both = self._split(qkv, rotation[:, :, None])
             read.append(both)
             k, v = both
@@ -223,8 +224,7 @@ class Decoder:
                 enable_gqa=self.num_heads != self.kv_heads,
             )
             x = self._finish(x, attended.transpose(1, 2).reshape(count * length, -1), own, layer)
-        last = x.view(count, length, width)[:, -1]
-        return F.rms_norm(last, (width,), self.llama.norm.weight.float(), self.eps), read
+        return self._scaled(x.reshape(count, length, width)[:, -1], self.llama.norm), read
 
     def _split(self, qkv: Tensor, rotation: Tensor) -> tuple[Tensor, Tensor]:
         """Queries [B, L, heads, D], and keys and values [2, B, kv_heads, L, D], of qkv [B, L, heads + 2 kv_heads, D].
@@ -267,11 +267,19 @@ class Decoder:
     def _finish(self, x: Tensor, attended: Tensor, own: Any, layer: Mapping[str, Tensor]) -> Tensor:
         """The rest of a layer after attention."""
         x = _add(x, attended, layer["o"])
-        gate, up = F.linear(self._norm(x, own.post_attention_layernorm), layer["gate_up"]).chunk(2, dim=-1)
+        gate, up = _product(self._norm(x, own.post_attention_layernorm), layer["gate_up"]).chunk(2, dim=-1)
         return _add(x, F.silu(gate).mul_(up), layer["down"])
 
     def _norm(self, x: Tensor, norm: Any) -> Tensor:
-        return F.rms_norm(x, x.shape[-1:], norm.weight.float(), self.eps).to(self.dtype)
+        return self._scaled(x, norm).to(self.dtype)
+
+    def _scaled(self, x: Tensor, norm: Any) -> Tensor:
+        """x [R, D] over its root mean square, in float32."""
+        width, gain = x.shape[-1], norm.weight.float()
+        if x.is_cuda:
+            return F.rms_norm(x, (width,), gain, self.eps)
+        size = torch.linalg.vector_norm(x, dim=-1, keepdim=True)  # torch's own is ten operations on a CPU
+        return (x * torch.addcmul(torch.tensor(self.eps), size, size, value=1 / width).rsqrt_()).mul_(gain)
 
     def _blank(self, count: int, group_size: int, columns: int, like: Tensor) -> Cache:
         """An empty cache; zeros, because what is hidden is still multiplied by 0."""
@@ -340,11 +348,46 @@ def _softmax(scores: Tensor, dtype: torch.dtype) -> Tensor:
     return scores.softmax(-1).to(dtype)
 
 
+class _Linear(nn.Module):
+    """A copy of a linear layer that multiplies as `_product` does."""
+
+    def __init__(self, own: nn.Linear) -> None:
+        super().__init__()
+        self.weight = nn.Parameter(own.weight.detach().clone())
+        self.bias = None if own.bias is None else nn.Parameter(own.bias.detach().clone())
+
+    def forward(self, x: Tensor) -> Tensor:
+        product = _product(x, self.weight)
+        return product if self.bias is None else product.add_(self.bias)
+
+
+def _copied(module: nn.Module) -> nn.Module:
+    """A copy of a module, with `_Linear` for its linear layers."""
+    if isinstance(module, nn.Linear):
+        return _Linear(module)
+    copied = copy.deepcopy(module)
+    for name, child in module.named_children():
+        setattr(copied, name, _copied(child))
+    return copied
+
+
+def _turned(x: Tensor, matrix: Tensor) -> bool:
+    """Whether a CPU is faster, by up to a half, at matrix @ x.T: for some rows, or few of a large matrix."""
+    return not x.is_cuda and (2 if matrix.numel() >= LARGE_MATRIX else 16) <= x.shape[0] <= 64
+
+
+def _product(x: Tensor, matrix: Tensor) -> Tensor:
+    """x [R, D] @ matrix.T [D, E]; not contiguous on a CPU."""
+    return torch.mm(matrix, x.T).T if _turned(x, matrix) else F.linear(x, matrix)
+
+
 def _add(x: Tensor, product: Tensor, matrix: Tensor) -> Tensor:
     """x + product @ matrix.T; in one call where all is float32."""
-    if product.dtype == x.dtype:
-        return torch.addmm(x, product, matrix.T)
-    return x + F.linear(product, matrix)
+    if product.dtype != x.dtype:
+        return x + F.linear(product, matrix)
+    if _turned(x, matrix):
+        return torch.addmm(x.T, matrix, product.T).T
+    return torch.addmm(x, product, matrix.T)
 
 
 def _bias(visible: Tensor, dtype: torch.dtype) -> Tensor:
