@@ -72,7 +72,7 @@ def _train(
         changes.append(f"seed={seed}")
     draft = _read(wanted, command, recipe, changes, out if resume else None)
     from corl_cli.pipelines import checks, launch, plan, train
-    from corl_cli.pipelines.report import draw_curves, summarise
+    from corl_cli.pipelines.summary import draw_curves, summarise
 
     checks.check(draft, wanted, num_processes, out if resume else None)
     loaded = draft.recipe

@@ -44,7 +44,7 @@ def show(
         raise UsageError(f"{out}: the picture is a PNG.", f"corl world show --out {out.with_suffix('.png')}")
     tiles = [Tile(t.image, f"{t.prompt}\n{t.question}\n> {t.answer}") for t in WorldTriplets(split, n, seed)]
     out.parent.mkdir(parents=True, exist_ok=True)
-    sheet(tiles, columns=min(4, n)).save(out)
+    sheet(tiles, columns=min(4, n)).image.save(out)
     console().print(f"{out} shows {n} scenes of the {split} split.", markup=False)
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import textwrap
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 if TYPE_CHECKING:
     from PIL.Image import Image
@@ -21,7 +21,14 @@ class Tile:
     text: str
 
 
-def sheet(tiles: Sequence[Tile], columns: int) -> Image:
+class Sheet(NamedTuple):
+    """A picture of tiles, and where each one's own picture is in it: left, top, right, bottom."""
+
+    image: Image
+    boxes: list[tuple[int, int, int, int]]
+
+
+def sheet(tiles: Sequence[Tile], columns: int) -> Sheet:
     """The tiles in rows of `columns`, each picture enlarged or reduced to the same size with its text beneath."""
     from PIL import Image, ImageDraw, ImageFont
 
@@ -31,6 +38,7 @@ def sheet(tiles: Sequence[Tile], columns: int) -> Image:
     heights = [TILE + LINE * max(len(texts[index]) for index in row) + MARGIN for row in rows]
     page = Image.new("RGB", (columns * (TILE + MARGIN) + MARGIN, sum(heights) + MARGIN), "white")
     pen = ImageDraw.Draw(page)
+    boxes = []
     top = MARGIN
     for row, height in zip(rows, heights, strict=True):
         for column, index in enumerate(row):
@@ -40,7 +48,8 @@ def sheet(tiles: Sequence[Tile], columns: int) -> Image:
             page.paste(
                 image.resize((TILE, TILE), Image.Resampling.NEAREST if small else Image.Resampling.LANCZOS), (left, top)
             )
+            boxes.append((left, top, left + TILE, top + TILE))
             for number, line in enumerate(texts[index]):
                 pen.text((left, top + TILE + 2 + number * LINE), line, fill="black", font=font)
         top += height
-    return page
+    return Sheet(page, boxes)

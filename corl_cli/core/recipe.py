@@ -292,6 +292,7 @@ class Tracking(Section):
     trackers: list[str] = Field([], description="trackers that accelerate knows, such as tensorboard or wandb")
     samples_every: Positive = Field(50, description="steps between drawings and answers of fixed held-out items")
     rollouts_every: Positive = Field(50, description="steps between recorded rollouts")
+    report_every: Positive = Field(50, description="steps between two versions of the run's page, report.html")
     gradients_every: Positive = Field(50, description="steps between looks at each task's own gradient")
 
 

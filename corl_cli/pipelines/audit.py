@@ -21,7 +21,7 @@ from corl_cli.core.types import Task
 from corl_cli.pipelines.alarms import review
 from corl_cli.pipelines.evidence import Alarm, Evidence, Record, Seen
 from corl_cli.pipelines.recordings import NEGATIVE_SHARE, Recordings, pooled, zero_variance
-from corl_cli.pipelines.report import cancels, curves
+from corl_cli.pipelines.summary import cancels, curves
 from corl_cli.scoring.agreement import correlation, tied_pairs
 from corl_cli.scoring.appearance import appearance
 from corl_cli.trainer import metrics

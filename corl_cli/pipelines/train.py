@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
 
 import torch
@@ -16,12 +17,12 @@ from corl_cli.core.run_dir import RunDir
 from corl_cli.core.types import Task
 from corl_cli.data import triplets
 from corl_cli.models.base import UnifiedPolicy
-from corl_cli.pipelines import build, launch, plan
+from corl_cli.pipelines import build, launch, plan, report
 from corl_cli.pipelines.abilities import PROBE_SEED, probes
 from corl_cli.rewards.base import Reward
-from corl_cli.trainer import checkpoint
+from corl_cli.trainer import album, checkpoint
 from corl_cli.trainer.distributed import Replicated, Strategy
-from corl_cli.trainer.journal import SAMPLE_TRIPLETS, Display, Journal
+from corl_cli.trainer.journal import Display, Journal
 from corl_cli.trainer.loop import Trainer
 from corl_cli.trainer.sharded import Sharded
 
@@ -94,6 +95,7 @@ def _train(recipe: Recipe, run: RunDir, display: Display, accelerator: Accelerat
         display=display,
         num_steps=num_steps,
         before=state.seconds,
+        refresh=partial(report.refresh, run, display.say),
     )
     trainer = Trainer(
         recipe=recipe,
@@ -196,4 +198,4 @@ def _resumed(recipe: Recipe, saved: Path) -> UnifiedPolicy:
 
 def _samples(recipe: Recipe) -> list[triplets.Triplet]:
     split = recipe.eval.probes.split if recipe.eval.probes else recipe.data.split
-    return list(triplets.load(recipe.data, PROBE_SEED, split=split, limit=SAMPLE_TRIPLETS, tasks=recipe.train.tasks))
+    return list(triplets.load(recipe.data, PROBE_SEED, split=split, limit=album.TRIPLETS, tasks=recipe.train.tasks))

@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-import json
 import signal
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
-from io import BytesIO
 from types import FrameType
 from typing import Any, Protocol
 
@@ -19,17 +17,15 @@ from torch.optim import Optimizer
 
 from corl_cli.core.errors import Interrupted, UsageError
 from corl_cli.core.numbers import finite
-from corl_cli.core.pictures import Tile, sheet
 from corl_cli.core.recipe import Recipe
-from corl_cli.core.run_dir import RunDir, write_atomic, writing
+from corl_cli.core.run_dir import RunDir, writing
 from corl_cli.core.types import TASKS, Experience, Task, Triplet
-from corl_cli.trainer import checkpoint
+from corl_cli.trainer import album, checkpoint
 from corl_cli.trainer.distributed import Strategy
 from corl_cli.trainer.preflight import Identity
 from corl_cli.trainer.probes import Probes, Reading, decisive, gain
 from corl_cli.trainer.rollout import record
 
-SAMPLE_TRIPLETS, SAMPLES_EACH = 6, 4
 PICTURES = {"tensorboard": {"dataformats": "NHWC"}, "wandb": {}}  # trackers that take them, and their own arguments
 
 
@@ -57,6 +53,7 @@ class Journal:
     display: Display
     num_steps: int
     before: float = 0.0  # seconds that earlier processes spent on this run
+    refresh: Callable[[], None] | None = None  # makes the run's page anew
     begun: float = field(default_factory=time.perf_counter)
     stop: int | None = None  # the signal that asked for an end
 
@@ -80,6 +77,7 @@ class Journal:
         if step == 0:
             self._probe(0)
             self._sample(0)
+            self._refresh()
 
     def identity(self, step: int, identity: Identity, *, aloud: bool) -> None:
         """What a batch said of sampler and scorer before optimiser step `step` (from 1)."""
@@ -101,6 +99,7 @@ class Journal:
                 "sample": self.recipe.tracking.samples_every,
                 "rollout": self.recipe.tracking.rollouts_every if step > 1 else 1,  # drift is told from the start
                 "save": self.recipe.checkpoint.every,
+                "report": self.recipe.tracking.report_every,
             }.items()
         }
         metrics = {**metrics, "seconds": self.seconds}
@@ -118,6 +117,8 @@ class Journal:
         stopping = int(self.accelerator.reduce(asked)) > 0  # one process asked is all of them
         if due["save"] or stopping or (due["probe"] and self.recipe.compared()):
             self._save(checkpoint.State(step=step, seconds=self.seconds, skipped=skipped), readings)
+        if due["report"] or stopping:
+            self._refresh()
         if stopping and step < self.num_steps:
             number = self.stop or signal.SIGTERM
             raise Interrupted(
@@ -147,24 +148,18 @@ class Journal:
     def _sample(self, step: int) -> None:
         if not self.samples or not self.accelerator.is_main_process:
             return
-        columns: list[list[Tile]] = [[Tile(t.image, t.prompt)] for t in self.samples]
-        answers = []
-        for task in self.recipe.train.tasks:
-            sampling = replace(self.recipe.sampling.of(task), group_size=SAMPLES_EACH)
-            rollout = self.strategy.actor.sample(task, self.samples, sampling, key="sample")
-            for row, output in enumerate(rollout.outputs):
-                triplet = rollout.triplets[row]
-                if isinstance(output, Image.Image):
-                    columns[row // SAMPLES_EACH].append(Tile(output, ""))
-                else:
-                    answers.append({"question": triplet.question, "answer": triplet.answer, "output": output})
-        stem = self.run.samples / f"step-{step:06d}"
-        picture, file = sheet([tile for column in columns for tile in column], columns=SAMPLES_EACH + 1), BytesIO()
-        picture.save(file, "PNG")
-        write_atomic(stem.with_suffix(".png"), file.getvalue())
-        self._show(step, picture)
-        lines = "".join(json.dumps(answer, ensure_ascii=False) + "\n" for answer in answers)
-        write_atomic(stem.with_suffix(".jsonl"), lines)
+        rollouts = [
+            self.strategy.actor.sample(
+                task, self.samples, replace(self.recipe.sampling.of(task), group_size=album.EACH), key="sample"
+            )
+            for task in self.recipe.train.tasks
+        ]
+        look = album.Look(step=step, entries=album.entries(self.samples, rollouts))
+        self._show(step, album.write(self.run.samples, look))
+
+    def _refresh(self) -> None:
+        if self.refresh and self.accelerator.is_main_process:
+            self.refresh()
 
     def _show(self, step: int, picture: Image.Image) -> None:
         """Give the samples to those trackers that take a batch of pictures."""

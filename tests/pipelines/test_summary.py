@@ -9,7 +9,7 @@ from PIL import Image
 
 from corl_cli.core.errors import CorlError
 from corl_cli.core.loader import dump
-from corl_cli.pipelines.report import cancels, curves, draw_curves, summarise
+from corl_cli.pipelines.summary import cancels, curves, draw_curves, summarise
 
 
 @pytest.mark.parametrize(("normalised", "cancelled"), [([True, True], True), ([True, False], False)])
