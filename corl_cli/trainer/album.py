@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from io import BytesIO
 from pathlib import Path
+from typing import Any
 
 from PIL import Image
 
@@ -47,7 +48,7 @@ def entries(triplets: Sequence[Triplet], rollouts: Sequence[Rollout]) -> list[En
     for place, triplet in enumerate(triplets):
         own = slice(place * EACH, (place + 1) * EACH)
         outputs = {rollout.task: rollout.outputs[own] for rollout in rollouts}
-        entry = {"real": triplet.image}
+        entry: dict[str, Any] = {"real": triplet.image}
         if drawings := outputs.get("t2i"):
             entry |= {"prompt": triplet.prompt, "drawings": list(drawings)}
         if answers := outputs.get("mm2t"):
@@ -94,7 +95,5 @@ def _read(file: Path) -> Look:
             real, drawings = page.crop(line.pop("real")), [page.crop(box) for box in line.pop("drawings")]
             found.append(Entry(real=real, drawings=drawings, **line))
     except (OSError, ValueError, KeyError, TypeError) as error:
-        raise CorlError(
-            f"The samples of {file} cannot be read: {error}", "Remove that file and its picture."
-        ) from error
+        raise CorlError(f"The samples {file} cannot be read: {error}", "Remove that file and its picture.") from error
     return Look(step=int(file.stem.removeprefix("step-")), entries=found)
