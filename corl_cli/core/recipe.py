@@ -36,7 +36,7 @@ class Lora(Section):
 class Model(Section):
     """Which weights to start from, in which precision, and what of them learns."""
 
-    family: str = Field("janus", description="the policy class that reads the checkpoint")
+    family: str = Field("janus", description="the class that reads the checkpoint: janus, or my_pkg.module:Class")
     checkpoint: str = Field("world", description="'world' (the shipped tiny Janus), a hub id, a folder, or a corl run")
     dtype: Literal["float32", "bfloat16"] = Field("float32", description="compute precision; masters are float32")
     attention: Literal["sdpa", "flash_attention_2"] = "sdpa"

@@ -6,11 +6,11 @@ import json
 from collections.abc import Callable, Iterable, Sequence
 from difflib import get_close_matches
 from functools import partial
-from importlib import import_module
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from corl_cli.core.errors import CorlError, UsageError
+from corl_cli.core.names import Kind
 from corl_cli.core.recipe import Model, Optim, Recipe, RewardSpec, Rubrics
 from corl_cli.core.requirements import demand
 from corl_cli.core.types import TASKS, Task
@@ -122,15 +122,11 @@ def specs(recipe: Recipe) -> list[tuple[Task, RewardSpec]]:
 
 
 def policy_class(family: str) -> type[UnifiedPolicy]:
-    """The class of a model family; UsageError for one that corl does not know."""
-    if family not in MODELS:
-        raise UsageError(f"model.family: there is no model family '{family}'.", f"Choose one of {', '.join(MODELS)}.")
+    """The class of a registered model family, or of the user's `my_pkg.module:Class`; UsageError when there is none."""
     from corl_cli.models import torchvision_guard
 
     torchvision_guard.check()  # before transformers' image classes are imported
-    module, _, name = MODELS[family].partition(":")
-    cls: type[UnifiedPolicy] = getattr(import_module(module), name)
-    return cls
+    return Kind("model family", "corl_cli.models.base:UnifiedPolicy", MODELS).resolve(family)
 
 
 def locate(checkpoint: str) -> str:

@@ -1,0 +1,36 @@
+"""A model class of the user's own takes the place of corl's by name."""
+
+import json
+from pathlib import Path
+
+from commands import corl
+
+OWN = '''
+from corl_cli.models.janus import JanusPolicy
+
+
+class Hushed(JanusPolicy):
+    """Answers nothing but its first word."""
+
+    def sample(self, task, triplets, sampling, *, key):
+        rollout = super().sample(task, triplets, sampling, key=key)
+        if task == "mm2t":
+            rollout.outputs[:] = ["hush"] * len(rollout.outputs)
+        return rollout
+'''
+FEW = ["train.max_steps=1", "train.batch_size=2", "sampling.group_size=2", "eval.probes.items=2"]
+
+
+def test_a_class_of_ones_own_is_trained(tmp_path: Path) -> None:
+    (tmp_path / "own_model.py").write_text(OWN)
+    overrides = [word for change in [*FEW, "model.family=own_model:Hushed"] for word in ("--set", change)]
+    corl("train", "unified", *overrides, "--out", "run", cwd=tmp_path, code=0)
+    look = json.loads((tmp_path / "run/samples/step-000001.jsonl").read_text().splitlines()[0])
+    assert set(look["answers"]) == {"hush"}
+
+
+def test_a_class_that_is_no_model_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "no_model.py").write_text("class Plain: ...\n")
+    for name, words in [("no_model:Plain", "'no_model:Plain' is not a model family"), ("janos", "did you mean janus?")]:
+        done = corl("train", "unified", "--dry-run", "--set", f"model.family={name}", cwd=tmp_path, code=2)
+        assert words.lower() in done.stderr.lower()
