@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import inspect
 import json
+import os
 import sys
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
@@ -20,12 +21,75 @@ from corl_cli.core.progress import Progress
 if TYPE_CHECKING:
     from rich.console import Console
 
+RUNS = "runs/"  # where runs go without --out
+DEPTH, WIDTH = 5, 500  # of the tree that completion looks at: levels, and folders of each
+PARTS = frozenset({"checkpoints", "samples", "rollouts"})  # of a run
+CLOSED = frozenset({"eval.yaml", "config.json"})  # of folders with none inside: a result, a model
+
 
 def complete_recipe(incomplete: str) -> list[str]:
     """Shipped recipes that begin so, for shell completion."""
     from corl_cli.core.loader import names
 
     return [name for name in names() if name.startswith(incomplete)]
+
+
+def complete_reward(incomplete: str) -> list[str]:
+    """Registered rewards that begin so."""
+    from corl_cli.rewards import REWARDS
+
+    return [name for name in REWARDS if name.startswith(incomplete)]
+
+
+def complete_benchmark(incomplete: str) -> list[str]:
+    """Registered benchmarks that begin so."""
+    from corl_cli.eval import BENCHMARKS
+
+    return [name for name in BENCHMARKS if name.startswith(incomplete)]
+
+
+def complete_run(incomplete: str) -> list[str]:
+    """Runs whose path begins so; of those in runs/ the name is enough."""
+    return _folders(incomplete, lambda inside: "recipe.yaml" in inside)
+
+
+def complete_checkpoint(incomplete: str) -> list[str]:
+    """What weights can be taken from: `world`, runs, and folders with a model."""
+    found = _folders(incomplete, lambda inside: "config.json" in inside or {"recipe.yaml", "checkpoints"} <= inside)
+    return ["world", *found] if "world".startswith(incomplete) else found
+
+
+def complete_result(incomplete: str) -> list[str]:
+    """Results of evaluations whose path begins so."""
+    return _folders(incomplete, lambda inside: "result.json" in inside)
+
+
+def _folders(incomplete: str, wanted: Callable[[set[str]], bool]) -> list[str]:
+    """Wanted folders, told by the names inside, whose path begins so; near ones first, and not all of a large tree."""
+    begun = [incomplete] if incomplete.startswith((*"./~", RUNS)) else [incomplete, RUNS + incomplete]
+    found: dict[str, None] = {}
+    for begin in begun:
+        at, start = begin[: begin.rfind("/") + 1], begin.rpartition("/")[2]
+        level = [at + name for name, is_folder in _inside(at or ".") if is_folder and name.startswith(start)]
+        for _ in range(DEPTH):
+            inside = {path: _inside(path) for path in sorted(level)[:WIDTH]}
+            names = {path: {name for name, _ in entries} for path, entries in inside.items()}
+            found |= dict.fromkeys(path for path in inside if wanted(names[path]))
+            level = [
+                f"{path}/{name}"
+                for path, entries in inside.items()
+                for name, is_folder in entries
+                if is_folder and name not in PARTS and not names[path] & CLOSED
+            ]
+    return list(found)
+
+
+def _inside(folder: str) -> list[tuple[str, bool]]:
+    """What is in a folder but hidden, and whether it is a folder; nothing where it cannot be read."""
+    try:
+        return [(entry.name, entry.is_dir()) for entry in os.scandir(folder) if not entry.name.startswith(".")]
+    except OSError:
+        return []
 
 
 Recipe = Annotated[
