@@ -41,7 +41,7 @@ class _Chosen(torch.autograd.Function):
 
     The gradient is 1 at the target less the probabilities, which are at hand from the entropies and are overwritten
     with it: autograd's own takes several passes over all logits and as many copies of them. So there is one backward
-    pass, and no second derivative.
+    pass, and no second derivative. The normaliser is told by the likeliest token, whose probability is never small.
     """
 
     @staticmethod
@@ -52,10 +52,12 @@ class _Chosen(torch.autograd.Function):
         rows = max(1, BLOCK_LOGITS // logits.shape[1])
         for start in range(0, len(logits), rows):
             some = slice(start, start + rows)
-            logps = torch.log_softmax(logits[some].float() / temperature, -1)
-            chosen[some] = logps.gather(-1, targets[some, None])[:, 0]
-            own = torch.exp(logps, out=shares[some]) if learning else logps.exp()
-            entropies[some] = -(own * logps).sum(-1)
+            scaled = logits[some].float() / temperature if temperature != 1 else logits[some].float()
+            own = torch.softmax(scaled, -1, out=shares[some]) if learning else scaled.softmax(-1)
+            likeliest = scaled.argmax(-1, keepdim=True)
+            normaliser = (scaled.gather(-1, likeliest) - own.gather(-1, likeliest).log())[:, 0]
+            chosen[some] = scaled.gather(-1, targets[some, None])[:, 0] - normaliser
+            entropies[some] = normaliser - torch.linalg.vecdot(own, scaled)
         ctx.save_for_backward(shares, targets)
         ctx.temperature, ctx.dtype = temperature, logits.dtype
         ctx.mark_non_differentiable(entropies)

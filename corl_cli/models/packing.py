@@ -267,6 +267,13 @@ def _attend(
     return kernel(q, k, v, packing, dropout_p=dropout, scale=scaling)[None], None
 
 
+# What a checkpointed layer does not compute again: the dearest of its operations, and as small as its own result.
+ATTENTION = [
+    torch.ops.aten._scaled_dot_product_flash_attention_for_cpu.default,
+    torch.ops.aten._scaled_dot_product_flash_attention.default,
+    torch.ops.aten._scaled_dot_product_efficient_attention.default,
+    torch.ops.aten._scaled_dot_product_cudnn_attention.default,
+]
 KERNELS = {"packed": by_bucket, "packed_varlen": by_sequence}
 for _name, _kernel in KERNELS.items():
     AttentionInterface.register(_name, partial(_attend, _kernel))
