@@ -14,6 +14,7 @@ from corl_cli.cli import (
     data,
     doctor,
     evaluate,
+    look,
     merge,
     plan,
     prepare,
@@ -72,6 +73,10 @@ app.command(epilog="Example: corl plan unified/janus-pro-1b --gpu h100 --set tra
 app.add_typer(study.app, name="study")
 app.add_typer(reward.app, name="reward")
 app.add_typer(evaluate.app, name="eval")
+app.command(
+    epilog='Example: corl generate --checkpoint runs/first --compare world "a red circle left of a blue square"'
+)(look.generate)
+app.command(epilog='Example: corl ask --checkpoint runs/first --image a.png "what colour is the circle?"')(look.ask)
 app.add_typer(data.app, name="data")
 app.add_typer(recipe.app, name="recipe")
 app.add_typer(world.app, name="world")
