@@ -2,84 +2,72 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
-from typing import Any, NamedTuple
+import textwrap
+from collections.abc import Callable, Mapping, Sequence
+from io import BytesIO
 
-import numpy as np
 from matplotlib import rc_context
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
-from matplotlib.ticker import MaxNLocator
-from numpy.typing import NDArray
+from matplotlib.ticker import PercentFormatter
+from PIL import Image
 
+from corl_cli.core.errors import CorlError
 from corl_cli.core.types import Task
-from corl_cli.pipelines.summary import SMOOTHED, TITLES, Story
-
-COLOURS = (
-    "#0072b2",
-    "#d55e00",
-    "#00916e",
-    "#b0559a",
-    "#8c7000",
-    "#5b6abf",
-    "#c03a3a",
-    "#4d7f99",
-)  # apart when inverted
-INK, FAINT, RULE = "#1c1f24", "#5d6673", "#a9b1bb"
-WIDTH = 3.6  # inches: words of 9 points are 11 pixels where a phone shows a figure 320 pixels wide
-MANY = 300  # points of a line; more of them go into a page as pixels
-SMOOTHING = (
-    f"Points are steps; a line is the mean of a task's last {SMOOTHED} steps, and the band ± its standard error over "
-    "them, as if they were independent."
+from corl_cli.pipelines.panels import (
+    COLOURS,
+    FAINT,
+    INK,
+    PLAIN,
+    RULE,
+    Points,
+    coloured,
+    draw_readings,
+    draw_trend,
+    dress,
+    panels,
+    run_keys,
+    style,
 )
-PLAIN: Any = {"text.parse_math": False}  # a dollar in a name is a dollar
+from corl_cli.pipelines.summary import TITLES, Story
+from corl_cli.scoring.answers import extract
+from corl_cli.trainer.album import Entry, Look
 
-Points = Sequence[tuple[int, float]]
-
-
-class Trend(NamedTuple):
-    """A running mean and its standard error, each as long as what was smoothed."""
-
-    mean: NDArray[np.float64]
-    stderr: NDArray[np.float64]
-
-
-def smooth(values: Sequence[float], width: int = SMOOTHED) -> Trend:
-    """Of the last `width` values, or as many as there are; the standard error of one value is NaN."""
-    padded = np.concatenate([np.full(width - 1, np.nan), np.asarray(values, dtype=float)])
-    windows = np.lib.stride_tricks.sliding_window_view(padded, width)
-    counts = np.minimum(np.arange(len(windows)) + 1, width)
-    mean = np.nansum(windows, axis=1) / counts
-    squares = np.nansum((windows - mean[:, None]) ** 2, axis=1)
-    spread = np.divide(squares, counts - 1, out=np.full(len(counts), np.nan), where=counts > 1)
-    return Trend(mean, np.sqrt(spread / counts))
+ITEMS = 4  # rows of the picture
+PAGE, MARGIN, WORDS, CELL, GAP = 960, 24, 128, 80, 4  # of the picture, in pixels of a page; it has twice as many
 
 
 @rc_context(PLAIN)
 def held_out(stories: Sequence[Story], task: Task) -> Figure | None:
     """A panel for each held-out score: its mean through time ± its standard error; None where nothing was read.
 
-    Solid at the temperature of training, dashed at the other one.
+    Solid at the temperature of training, dashed at another.
     """
-    read = [(story, colour, story.readings(task)) for story, colour in _coloured(stories)]
-    labels = dict.fromkeys(label for *_, readings in read for label, _ in readings)
+    read = [(story, colour, story.readings(task)) for story, colour in coloured(stories)]
+    labels = list(dict.fromkeys(label for *_, readings in read for label, _ in readings))
     if not labels:
         return None
-    figure, axes = _panels(stories, list(labels))
-    temperatures: dict[bool, set[float]] = {True: set(), False: set()}
-    for story, colour, readings in read:
-        for (label, temperature), points in readings.items():
-            trained = temperature == story.recipe.sampling.of(task).temperature
-            temperatures[trained].add(temperature)
-            draw_readings(axes[label], points, colour, trained=trained)
-    _title(figure, f"{TITLES[task]}, held out: mean ± standard error")
-    styles = [
-        Line2D([], [], color=FAINT, label=f"T = {_listed(found)}{' (training)' * trained}", **_style(trained=trained))
+    temperatures = {
+        trained: sorted({t for story, _, readings in read for _, t in readings if _trained(story, task, t) == trained})
+        for trained in (True, False)
+    }
+    keys = [
+        Line2D(
+            [],
+            [],
+            color=FAINT,
+            label=f"T = {', '.join(f'{value:g}' for value in found)}{' (training)' * trained}",
+            **style(trained=trained),
+        )
         for trained, found in temperatures.items()
         if found
     ]
-    _legend(figure, [*_runs(stories), *styles])
+    title = f"{TITLES[task]}, held out: mean ± standard error"
+    figure, axes = panels(title, labels, stories, [*run_keys(stories), *keys])
+    for story, colour, readings in read:
+        for (label, temperature), points in readings.items():
+            draw_readings(axes[label], points, colour, trained=_trained(story, task, temperature))
     return figure
 
 
@@ -87,21 +75,14 @@ def held_out(stories: Sequence[Story], task: Task) -> Figure | None:
 def rewards(stories: Sequence[Story], task: Task) -> list[Figure]:
     """A figure for each reward of a task, its parts and the total, or for the loss where targets are imitated.
 
-    A total that is 0 by construction is left out; SMOOTHING says what points, lines and bands are.
+    A total that is 0 by construction is left out; panels.SMOOTHING says what points, lines and bands are.
     """
-    learnt = [story for story in stories if task in story.recipe.train.tasks]
-    reinforced = [story.curves(task) if story.recipe.train.method == "rl" else {} for story in stories]
-    names = sorted(dict.fromkeys(name for curves in reinforced for name in curves), key=lambda name: name != "total")
-    figures = [
-        _trends(stories, f"{TITLES[task]}: {name}", [curves.get(name, []) for curves in reinforced]) for name in names
-    ]
-    if any(story.recipe.train.method == "sft" for story in learnt):
-        losses = [
-            story.points(f"nll/{task}") if story in learnt and story.recipe.train.method == "sft" else []
-            for story in stories
-        ]
-        if any(losses):
-            figures.append(_trends(stories, f"{TITLES[task]}: loss of the targets, nats a token", losses))
+    curves = [story.curves(task) if story.recipe.train.method == "rl" else {} for story in stories]
+    names = sorted(dict.fromkeys(name for own in curves for name in own), key=lambda name: name != "total")
+    figures = [_trends(stories, f"{TITLES[task]}: {name}", [own.get(name, []) for own in curves]) for name in names]
+    losses = [story.points(f"nll/{task}") if story.recipe.train.method == "sft" else [] for story in stories]
+    if any(losses):
+        figures.append(_trends(stories, f"{TITLES[task]}: loss of the targets, nats a token", losses))
     return figures
 
 
@@ -111,163 +92,218 @@ def health(stories: Sequence[Story], task: Task) -> list[Figure]:
     start, groups that teach nothing, lengths, clipping, its own gradient, and which rewards the advantages follow.
     """
     kinds: list[tuple[str, str, Callable[[Story], bool]]] = [
-        (f"entropy/{task}", "entropy, nats a token", _always),
-        (f"kl/{task}", "KL to the start, nats a token", _always),
-        (f"zero_variance/{task}", "share of groups with equal rewards", _always),
-        (
-            f"masked/{task}",
-            "share of samples left out",
-            lambda story: any(v for _, v in story.points(f"masked/{task}")),
-        ),
-        (f"length/{task}", "tokens of a completion", lambda _: task == "mm2t"),  # a drawing's are always as many
-        (f"at_limit/{task}", "share of completions cut off", _always),
-        (f"clipped_low/{task}", "share of tokens clipped below", lambda story: story.recipe.algo.clip_eps is not None),
-        (f"clipped_high/{task}", "share of tokens clipped above", lambda story: story.recipe.algo.clip_eps is not None),
-        (f"grad_norm/{task}", "norm of its own gradient", _always),
+        ("entropy", "entropy, nats a token", lambda _: True),
+        ("kl", "KL to the start, nats a token", lambda _: True),
+        ("zero_variance", "groups with equal rewards", lambda _: True),
+        ("masked", "samples without an advantage", lambda story: _ever(story, f"masked/{task}")),
+        ("length", "tokens of a completion", lambda _: task == "mm2t"),  # a drawing always has as many
+        ("at_limit", "completions cut off", lambda _: True),
+        ("clipped_low", "tokens clipped below", lambda story: story.recipe.algo.clip_eps is not None),
+        ("clipped_high", "tokens clipped above", lambda story: story.recipe.algo.clip_eps is not None),
+        ("grad_norm", "norm of its own gradient", lambda _: True),
     ]
     figures = []
-    for name, title, shown in kinds:
-        drawn = [story.points(name) if shown(story) else [] for story in stories]
+    for name, title, told in kinds:
+        drawn = [story.points(f"{name}/{task}") if told(story) else [] for story in stories]
         if any(drawn):
-            figures.append(_trends(stories, f"{TITLES[task]}: {title}", drawn))
-    return figures + _shares(stories, task)
+            shares = name in ("zero_variance", "masked", "at_limit", "clipped_low", "clipped_high")
+            figures.append(_trends(stories, f"{TITLES[task]}: {title}", drawn, shares=shares))
+    return figures + _followed(stories, task)
 
 
 @rc_context(PLAIN)
 def machine(stories: Sequence[Story]) -> list[Figure]:
     """What belongs to whole steps: the norm of their gradient, their seconds (of one run by phase), their memory."""
     figures = []
-    for name, title in (("grad_norm", "gradient norm"), ("grad_cosine", "cosine between the tasks' gradients")):
-        if any(drawn := [story.points(name) for story in stories]):
-            figures.append(_trends(stories, title, drawn))
-    if any(phases := [_phases(story) for story in stories]):
-        if len(stories) == 1:
-            figures.append(_stacked(stories[0], phases[0]))
-        else:
-            figures.append(_trends(stories, "seconds a step", [_summed(own) for own in phases]))
     for name, title in (
+        ("grad_norm", "gradient norm"),
+        ("grad_cosine", "cosine between the two tasks' gradients"),
         ("tokens_per_second", "tokens sampled a second"),
         ("memory/peak_gib", "peak memory so far, GiB"),
     ):
-        if any(drawn := [story.points(name) for story in stories]):
-            figures.append(_trends(stories, title, drawn, smoothed=name != "memory/peak_gib"))
+        drawn = [story.points(name) for story in stories]
+        if any(drawn):
+            figures.append(_trends(stories, title, drawn))
+    phases = [_phases(story) for story in stories]
+    if any(phases):
+        summed = [
+            [(own[0][0], sum(taken for _, taken in own)) for own in zip(*p.values(), strict=True)] for p in phases
+        ]
+        by_phase = len(stories) == 1
+        figures.append(_stacked(stories[0], phases[0]) if by_phase else _trends(stories, "seconds a step", summed))
     return figures
 
 
-def draw_readings(axis: Axes, points: Sequence[tuple[int, float, float]], colour: str, *, trained: bool) -> None:
-    """Means with their standard errors by step, open and dashed where the temperature is not that of training."""
-    steps, means, errors = zip(*points, strict=True)
-    axis.errorbar(steps, means, errors, color=colour, elinewidth=1, capsize=2, **_style(trained=trained))
+@rc_context(PLAIN)
+def picture(story: Story, looks: Sequence[Look]) -> bytes:
+    """A PNG of the run that stands alone: the same prompts drawn before and after, and the held-out curves.
 
-
-def dress(axis: Axes, *, size: float = 9) -> None:
-    """Thin lines and quiet words of this many points."""
-    axis.spines[["top", "right"]].set_visible(False)
-    axis.spines[["left", "bottom"]].set_color(RULE)
-    axis.tick_params(labelsize=size, colors=RULE, labelcolor=FAINT, length=3)
-    axis.xaxis.set_major_locator(MaxNLocator(nbins=6, integer=True))
-    axis.yaxis.set_major_locator(MaxNLocator(nbins=5))
-    axis.grid(axis="y", color=RULE, alpha=0.35, linewidth=0.8)
-    axis.set_axisbelow(True)
-
-
-def _always(_: Story) -> bool:
-    return True
-
-
-def _style(*, trained: bool) -> dict[str, Any]:
-    if trained:
-        return {"marker": "o", "markersize": 4, "linewidth": 1.6}
-    return {
-        "marker": "o",
-        "markersize": 4,
-        "linewidth": 1.2,
-        "linestyle": (0, (4, 2)),
-        "markerfacecolor": "white",
-        "alpha": 0.65,
-    }
-
-
-def _coloured(stories: Sequence[Story]) -> list[tuple[Story, str]]:
-    return [(story, COLOURS[place % len(COLOURS)]) for place, story in enumerate(stories)]
-
-
-def _listed(values: Iterable[float]) -> str:
-    return ", ".join(f"{value:g}" for value in sorted(values))
-
-
-def _panels(stories: Sequence[Story], titles: Sequence[str]) -> tuple[Figure, dict[str, Axes]]:
-    """Panels of the same steps, one under the other."""
-    figure = Figure(figsize=(WIDTH, 1.1 + 1.3 * len(titles)), layout="constrained")
-    axes = figure.subplots(len(titles), sharex=True, squeeze=False)[:, 0]
-    for axis, title in zip(axes, titles, strict=True):
-        dress(axis)
-        axis.set_title(title, loc="left", fontsize=10, color=INK)
-    axes[-1].set_xlabel("step", fontsize=9, color=FAINT)
-    last = max(1, *(story.last_step for story in stories))
-    axes[-1].set_xlim(-0.02 * last, 1.03 * last)
-    return figure, dict(zip(titles, axes, strict=True))
-
-
-def _runs(stories: Sequence[Story]) -> list[Line2D]:
-    """The keys of several runs; one needs none."""
-    coloured = _coloured(stories) if len(stories) > 1 else []
-    return [Line2D([], [], color=colour, linewidth=3, label=story.label) for story, colour in coloured]
-
-
-def _title(figure: Figure, title: str) -> None:
-    """The title over several panels."""
-    figure.suptitle(title, x=0.01, ha="left", fontsize=10, color=INK)
-
-
-def _legend(figure: Figure, handles: Sequence[Line2D]) -> None:
-    """Under the panels, as many keys in a row as there is room for."""
-    if handles:
-        longest = max(len(str(handle.get_label())) for handle in handles)
-        columns = max(1, min(len(handles), 50 // (longest + 7)))
-        figure.legend(
-            handles=handles, loc="outside lower left", ncols=columns, fontsize=9, labelcolor=FAINT, frameon=False
+    Of a run that only answers, the answers. CorlError when there is no look.
+    """
+    if not looks:
+        raise CorlError(
+            f"The run {story.run.path} has no samples to show.",
+            "A run draws them at its start and every tracking.samples_every steps.",
         )
+    read = [task for task in story.tasks if story.readings(task)]
+    first, last = looks[0], looks[-1] if len(looks) > 1 else None
+    rows = min(ITEMS, len(first.entries))
+    curves = 120 + (CELL + 2 * GAP) * rows
+    canvas = _Canvas(curves + (240 if read else 0))
+    canvas.write(MARGIN, 16, story.label, size=18, bold=True)
+    canvas.write(MARGIN, 44, _told(story), color=FAINT)
+    _draw_looks(canvas, story, first, last, rows)
+    width = (PAGE - 2 * MARGIN - 64 * (len(read) - 1)) / max(1, len(read))
+    for place, task in enumerate(read):
+        _draw_ability(canvas, story, task, (MARGIN + place * (width + 64), curves + 8, width))
+    file = BytesIO()
+    canvas.figure.savefig(file, format="png", dpi=200)
+    return file.getvalue()
 
 
-def _trends(stories: Sequence[Story], title: str, drawn: Sequence[Points], *, smoothed: bool = True) -> Figure:
-    """One metric of every run that has it."""
-    figure, axes = _panels(stories, [title])
-    for (_, colour), points in zip(_coloured(stories), drawn, strict=True):
+class _Canvas:
+    """A white sheet that is drawn on by pixels from its top left."""
+
+    def __init__(self, height: int) -> None:
+        self.height = height
+        self.figure = Figure(figsize=(PAGE / 100, height / 100), facecolor="white")
+
+    def axes(self, left: float, top: float, width: float, height: float) -> Axes:
+        return self.figure.add_axes((left / PAGE, 1 - (top + height) / self.height, width / PAGE, height / self.height))
+
+    def write(
+        self, left: float, top: float, words: str, *, size: float = 12, color: str = INK, bold: bool = False
+    ) -> None:
+        x, y = left / PAGE, 1 - top / self.height
+        weight = "bold" if bold else "normal"
+        self.figure.text(x, y, words, fontsize=size * 0.72, color=color, va="top", linespacing=1.25, weight=weight)
+
+    def paste(self, left: float, top: float, image: Image.Image) -> None:
+        axis = self.axes(left, top, CELL, CELL)
+        axis.imshow(image.resize((2 * CELL, 2 * CELL), Image.Resampling.LANCZOS), interpolation="nearest")
+        axis.set(xticks=[], yticks=[])
+        for spine in axis.spines.values():
+            spine.set(color=RULE, linewidth=0.4)
+
+    def rule(self, left: float, top: float, width: float) -> None:
+        y = 1 - top / self.height
+        self.figure.add_artist(Line2D([left / PAGE, (left + width) / PAGE], [y, y], color=RULE, linewidth=0.8))
+
+
+def _draw_looks(canvas: _Canvas, story: Story, first: Look, last: Look | None, rows: int) -> None:
+    """A row for each item: its words, its real image, and its samples at both looks."""
+    four = 4 * CELL + 3 * GAP
+    real, before, after = MARGIN + WORDS, MARGIN + WORDS + CELL + 16, MARGIN + WORDS + CELL + four + 32
+    asked = "prompt" if any(entry.drawings for entry in first.entries) else "question"
+    heads = (
+        (MARGIN, WORDS - 12, f"held-out {asked}" if story.recipe.eval.probes else asked),
+        (real, CELL, "real image"),
+        (before, four, _when(first)),
+        (after, four, _when(last) if last else "after: nothing was drawn yet"),
+    )
+    for left, width, words in heads:
+        canvas.write(left, 76, words, bold=left in (before, after))
+        canvas.rule(left, 96, width)
+    for row in range(rows):
+        top = 104 + row * (CELL + 2 * GAP)
+        entry = first.entries[row]
+        canvas.write(MARGIN, top, _wrapped(_asked(entry), 20, 5), size=11.5)
+        canvas.paste(real, top, entry.real)
+        for left, look in ((before, first), (after, last)):
+            if look:
+                _draw_samples(canvas, look.entries[row], left, top)
+
+
+def _draw_samples(canvas: _Canvas, entry: Entry, left: float, top: float) -> None:
+    for place, drawing in enumerate(entry.drawings[:4]):
+        canvas.paste(left + place * (CELL + GAP), top, drawing)
+    if not entry.drawings:
+        answers = [_wrapped(extract(answer) or "(no answer)", 48, 1) for answer in entry.answers[:4]]
+        canvas.write(left, top, "\n".join(answers), size=11.5)
+
+
+def _draw_ability(canvas: _Canvas, story: Story, task: Task, place: tuple[float, float, float]) -> None:
+    """The first held-out score of a task through time, and what it was at both ends, in words over it."""
+    left, top, width = place
+    readings = story.readings(task)
+    label, _ = next(iter(readings))
+    items = next(line["probe"]["items"] for line in story.metrics if line.get("probe", {}).get("task") == task)
+    title = f"{TITLES[task].capitalize()}: {label}, {items} held-out items"
+    canvas.write(left, top, title, bold=True)
+    axis = canvas.axes(left + 36, top + 62, width - 36, 130)
+    dress(axis, points=11 * 0.72)
+    axis.set_xlabel("step (points: mean ± standard error)", fontsize=11 * 0.72, color=FAINT, labelpad=1)
+    own = [(temperature, points) for (name, temperature), points in readings.items() if name == label]
+    for line, (temperature, points) in enumerate(own):
+        trained = _trained(story, task, temperature)
+        colour = COLOURS[0] if trained else FAINT
+        draw_readings(axis, points, colour, trained=trained)
+        ends = " → ".join(f"{mean:.3f} ± {stderr:.3f}" for _, mean, stderr in dict.fromkeys((points[0], points[-1])))
+        words = f"T = {temperature:g}{', as in training' * trained}: {ends}"
+        canvas.write(left, top + 19 + 17 * line, words, color=colour)
+
+
+def _told(story: Story) -> str:
+    """How far a run is, and of what it learnt."""
+    recipe, steps = story.recipe, _steps(story.last_step)
+    of = (
+        f"{story.last_step:,} of {_steps(story.num_steps)}" if story.num_steps not in (None, story.last_step) else steps
+    )
+    what = "samples trained on" if recipe.train.method == "rl" else "targets imitated"
+    return f"{of}, {story.samples:,} {what}; recipe {recipe.name}, seed {recipe.seed}"
+
+
+def _steps(number: int | None) -> str:
+    return f"{number:,} step{'s' * (number != 1)}"
+
+
+def _when(look: Look) -> str:
+    return "before training" if look.step == 0 else f"after {_steps(look.step)}"
+
+
+def _asked(entry: Entry) -> str:
+    return entry.prompt if entry.drawings else f"{entry.question} ({entry.answer})"
+
+
+def _wrapped(words: str, width: int, lines: int) -> str:
+    return "\n".join(textwrap.wrap(words, width, max_lines=lines, placeholder=" …"))
+
+
+def _trained(story: Story, task: Task, temperature: float) -> bool:
+    return temperature == story.recipe.sampling.of(task).temperature
+
+
+def _ever(story: Story, name: str) -> bool:
+    """Whether a metric was ever other than 0."""
+    return any(value for _, value in story.points(name))
+
+
+def _trends(stories: Sequence[Story], title: str, drawn: Sequence[Points], *, shares: bool = False) -> Figure:
+    """One metric of every run that has it; shares as per cent from 0."""
+    figure, axes = panels(title, [""], stories, run_keys(stories))
+    for (_, colour), points in zip(coloured(stories), drawn, strict=True):
         if points:
-            draw_trend(axes[title], points, colour, smoothed=smoothed)
-    _legend(figure, _runs(stories))
+            draw_trend(axes[""], points, colour)
+    if shares:
+        top = max(0.05, axes[""].get_ylim()[1])
+        axes[""].set_ylim(-0.02 * top, top)
+        axes[""].yaxis.set_major_formatter(PercentFormatter(1.0))
     return figure
 
 
-def draw_trend(axis: Axes, points: Points, colour: str, *, smoothed: bool = True) -> None:
-    steps, values = zip(*points, strict=True)
-    if not smoothed:
-        axis.plot(steps, values, color=colour, linewidth=1.6)
-        return
-    mean, stderr = smooth(values)
-    axis.plot(
-        steps, values, ".", color=colour, markersize=4, markeredgewidth=0, alpha=0.4, rasterized=len(points) > MANY
-    )
-    axis.fill_between(steps, mean - stderr, mean + stderr, color=colour, alpha=0.2, linewidth=0)
-    axis.plot(steps, mean, color=colour, linewidth=1.6)
-
-
-def _shares(stories: Sequence[Story], task: Task) -> list[Figure]:
+def _followed(stories: Sequence[Story], task: Task) -> list[Figure]:
     """How much the advantages follow each reward, where there are several: a panel for each."""
     prefix = f"share/{task}/"
-    names = dict.fromkeys(
-        name for story in stories for line in story.metrics for name in line if name.startswith(prefix)
-    )
+    found = dict.fromkeys(name for story in stories for line in story.metrics for name in line)
+    names = [name.removeprefix(prefix) for name in found if name.startswith(prefix)]
     if len(names) < 2:
         return []
-    figure, axes = _panels(stories, [name.removeprefix(prefix) for name in names])
-    for name in names:
-        for story, colour in _coloured(stories):
-            if points := story.points(name):
-                draw_trend(axes[name.removeprefix(prefix)], points, colour)
-    _title(figure, f"{TITLES[task]}: share of the advantages' variance")
-    _legend(figure, _runs(stories))
+    figure, axes = panels(f"{TITLES[task]}: share of the advantages' variance", names, stories, run_keys(stories))
+    for name, axis in axes.items():
+        for story, colour in coloured(stories):
+            if points := story.points(prefix + name):
+                draw_trend(axis, points, colour)
+        axis.yaxis.set_major_formatter(PercentFormatter(1.0))
     return [figure]
 
 
@@ -278,18 +314,12 @@ def _phases(story: Story) -> dict[str, Points]:
     return {name.removeprefix("time/"): [(line["step"], line.get(name) or 0.0) for line in lines] for name in names}
 
 
-def _summed(phases: Mapping[str, Points]) -> Points:
-    """Seconds of every step in all phases."""
-    return [(own[0][0], sum(seconds for _, seconds in own)) for own in zip(*phases.values(), strict=True)]
-
-
 def _stacked(story: Story, phases: Mapping[str, Points]) -> Figure:
     """One run's phases on top of each other."""
-    figure, axes = _panels([story], [title := "seconds a step"])
+    colours = dict(zip(phases, COLOURS, strict=False))
+    keys = [Line2D([], [], color=colour, linewidth=5, alpha=0.75, label=name) for name, colour in colours.items()]
+    figure, axes = panels("seconds a step", [""], [story], keys)
     steps = [step for step, _ in next(iter(phases.values()))]
     values = [[seconds for _, seconds in points] for points in phases.values()]
-    colours = [COLOURS[place % len(COLOURS)] for place in range(len(values))]
-    axes[title].stackplot(steps, values, colors=colours, alpha=0.75, linewidth=0)
-    keys = zip(phases, colours, strict=True)
-    _legend(figure, [Line2D([], [], color=colour, linewidth=5, alpha=0.75, label=name) for name, colour in keys])
+    axes[""].stackplot(steps, values, colors=list(colours.values()), alpha=0.75, linewidth=0)
     return figure
