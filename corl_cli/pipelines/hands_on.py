@@ -15,19 +15,13 @@ import torch
 from PIL import Image
 
 from corl_cli.core.errors import CorlError, UsageError
-from corl_cli.core.recipe import Instruction, Recipe
-from corl_cli.core.requirements import demand
-from corl_cli.core.run_dir import RunDir
+from corl_cli.core.recipe import Recipe
 from corl_cli.core.types import Sampling, Task, Triplet
 from corl_cli.data import images, templates
 from corl_cli.data.items import Unusable
-from corl_cli.models import fitness
-from corl_cli.models.prompts import Frame
-from corl_cli.pipelines import build
-from corl_cli.pipelines.evaluated import Checkpoint, draft
+from corl_cli.pipelines.candidates import Candidate
 from corl_cli.pipelines.generate import NOTHING, SHORTEST
 from corl_cli.scoring import answers, choices
-from corl_cli.world import checker
 
 if TYPE_CHECKING:
     from corl_cli.core.progress import Progress
@@ -50,48 +44,6 @@ class Wish:
     temperature: float | None = None
     cfg: float | None = None
     picture: Image.Image | None = None
-
-
-@dataclass(frozen=True, kw_only=True)
-class Candidate:
-    """A checkpoint to be tried, with the recipe that it was trained with, or one for its kind.
-
-    `instruction` is what stands after its questions: a run's own, else nothing, as in evaluation.
-    """
-
-    checkpoint: Checkpoint
-    recipe: Recipe
-    instruction: Instruction
-    frame: Frame
-
-    @property
-    def name(self) -> str:
-        """See Checkpoint.name."""
-        return self.checkpoint.name
-
-    def load(self) -> UnifiedPolicy:
-        """The policy, where evaluation would have it; torch's own attention, so that no machine lacks a kernel."""
-        model = self.recipe.model.model_copy(update={"attention": "sdpa"})
-        device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
-        return build.build_policy(model, self.checkpoint.path).to(device).requires_grad_(False).eval()
-
-    def spelt(self, text: str) -> str:
-        """The text with words that the model does not know in lower case, where it knows them so."""
-        for start, end in reversed(self._strange(text)):
-            lower = text[start:end].lower()
-            if not self._strange(lower):
-                text = text[:start] + lower + text[end:]
-        return text
-
-    def unknown(self, text: str) -> list[str]:
-        """The words that the model has no token for."""
-        return list(dict.fromkeys(text[start:end] for start, end in self._strange(text)))
-
-    def _strange(self, text: str) -> list[tuple[int, int]]:
-        tokenizer = self.frame.prompts.tokenizer
-        read = tokenizer(text, add_special_tokens=False, return_offsets_mapping=True)
-        places = zip(read["input_ids"], read["offset_mapping"], strict=True)
-        return [place for token, place in places if token == tokenizer.unk_token_id]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -134,9 +86,9 @@ class Trial:
     def __init__(self, names: Sequence[str], wish: Wish) -> None:
         _check(wish)
         self.wish = wish = replace(wish, texts=list(dict.fromkeys(text.strip() for text in wish.texts)))
-        self.candidates = [_candidate(name) for name in names]
-        if len({one.name for one in self.candidates}) < len(names):
-            raise UsageError(f"{names[0]} is compared with itself.", "Name another checkpoint with --compare.")
+        self.candidates = [Candidate.find(name) for name in names]
+        if len({one.checkpoint.path for one in self.candidates}) < len(names):
+            raise UsageError(f"{' and '.join(names)} are the same checkpoint.", "Name another with --compare.")
         self.sampling = _sampling(self.candidates[0].recipe, wish)
         self.asked = {one.name: [self._asked(one, text) for text in wish.texts] for one in self.candidates}
         self.limits = {one.name: self._limit(one) for one in self.candidates}
@@ -179,7 +131,7 @@ class Trial:
                 sample=sample,
                 output=output,
                 truncated=cut,
-                right=_verdict(one, asked[place], output),
+                right=None if isinstance(output, str) else one.verdict(asked[place], output),
             )
             for (place, sample), (output, cut) in zip(rows, outputs, strict=True)
         ]
@@ -294,7 +246,7 @@ def _check(wish: Wish) -> None:
         raise UsageError("--temperature and --cfg are finite numbers.", "Leave them out for the model's own.")
     if wish.n > 1 and wish.temperature == 0:
         raise UsageError(
-            f"At temperature 0 all {wish.n} samples are the same.", "Leave out --n, or give --temperature 1"
+            f"At temperature 0 all {wish.n} samples are the same.", "Give --n 1, or a higher --temperature."
         )
     if len(wish.texts) * wish.n > MOST:
         raise UsageError(
@@ -307,29 +259,6 @@ def _example(task: Task) -> str:
     return "a red circle left of a blue square" if task == "t2i" else "what colour is the circle?"
 
 
-def _candidate(name: str) -> Candidate:
-    found, checkpoint = draft(None, [], name, None, generating=True)
-    demand(checkpoint.requirements(), checkpoint.name)
-    if Path(checkpoint.path).expanduser().is_dir():
-        fitness.check(checkpoint.path)
-    own = _run(checkpoint)
-    return Candidate(
-        checkpoint=checkpoint,
-        recipe=own or found.recipe,
-        instruction=own.data.instruction if own else Instruction(),
-        frame=Frame.load(checkpoint.path),
-    )
-
-
-def _run(checkpoint: Checkpoint) -> Recipe | None:
-    """The recipe of the run that a checkpoint is of, also where the checkpoint's own folder was named."""
-    if checkpoint.run:
-        return checkpoint.run.recipe()
-    folder = Path(checkpoint.path).expanduser().resolve()
-    run = RunDir(folder.parent.parent)
-    return run.recipe() if folder.parent == run.checkpoints and run.recipe_file.exists() else None
-
-
 def _sampling(recipe: Recipe, wish: Wish) -> Sampling:
     """As in training, with what was asked for; a single answer is the likeliest one."""
     usual = recipe.sampling.of(wish.task)
@@ -340,12 +269,3 @@ def _sampling(recipe: Recipe, wish: Wish) -> Sampling:
         temperature=temperature if wish.temperature is None else wish.temperature,
         cfg_weight=usual.cfg_weight if wish.cfg is None else wish.cfg,
     )
-
-
-def _verdict(one: Candidate, prompt: str, output: Image.Image | str) -> bool | None:
-    if isinstance(output, str) or not one.checkpoint.of_world:
-        return None
-    try:
-        return checker.check(prompt, output).correct
-    except CorlError:  # not in the world's language
-        return None

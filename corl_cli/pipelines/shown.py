@@ -28,7 +28,7 @@ def page(trial: Trial, made: Sequence[Made]) -> Image.Image:
         (text, [[Tile(one.drawing, VERDICTS[one.right]) for one in block] for block in blocks])
         for text, blocks in _by_text(trial, made)
     ]
-    return _page(head, [one.name for one in trial.candidates], rows)
+    return lay_out(head, [one.name for one in trial.candidates], rows)
 
 
 def verdicts(trial: Trial, made: Sequence[Made]) -> list[dict[str, Any]]:
@@ -47,7 +47,7 @@ def answers(trial: Trial, made: Sequence[Made]) -> list[dict[str, Any]]:
     rows = []
     for text, blocks in _by_text(trial, made):
         for one in (one for block in blocks for one in block):
-            told = {"question": text} if len(trial.wish.texts) > 1 else {}
+            told: dict[str, Any] = {"question": text} if len(trial.wish.texts) > 1 else {}
             told |= {"checkpoint": one.checkpoint} if len(blocks) > 1 else {}
             told |= {"sample": str(one.sample)} if trial.wish.n > 1 else {}
             rows.append(told | {"answer": one.answer, "written": one.output})
@@ -84,7 +84,7 @@ def _by_text(trial: Trial, made: Sequence[Made]) -> Iterator[tuple[str, list[Seq
         yield text, [made[start : start + n] for start in starts]
 
 
-def _page(head: str, titles: Sequence[str], rows: Sequence[tuple[str, Sequence[Sequence[Tile]]]]) -> Image.Image:
+def lay_out(head: str, titles: Sequence[str], rows: Sequence[tuple[str, Sequence[Sequence[Tile]]]]) -> Image.Image:
     """Under a head, for each prompt its words, then the tiles of each block [K][n] side by side under the titles [K].
 
     Blocks have the same places for the same numbers. A drawing keeps its size where that is between TILE and LARGEST;
