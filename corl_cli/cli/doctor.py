@@ -1,17 +1,131 @@
-"""`corl doctor`: whether this machine has what corl can make use of."""
+"""`corl doctor`: whether this machine has what corl can make use of, or what one command needs."""
 
-from corl_cli.cli.common import Json, remedies, table
+from __future__ import annotations
+
+import shutil
+import textwrap
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import asdict
+from itertools import groupby
+from typing import TYPE_CHECKING, Annotated, Literal
+
+import typer
+
+from corl_cli.cli.common import (
+    Json,
+    OwnRecipe,
+    Set,
+    complete_benchmark,
+    complete_checkpoint,
+    complete_recipe,
+    complete_reward,
+    table,
+)
+from corl_cli.core.errors import CorlError, UsageError
+
+if TYPE_CHECKING:
+    from corl_cli.pipelines.doctor import Finding
+
+INDENT = " " * 12
 
 
-def doctor(as_json: Json = False) -> None:
-    """Look at this machine. Libraries, GPU, and what each reward needs, with what to do about what is not there."""
-    from dataclasses import asdict
+def complete_name(ctx: typer.Context, incomplete: str) -> list[str]:
+    """Names of what --for asks about: recipes, benchmarks or rewards."""
+    known = {"train": complete_recipe, "eval": complete_benchmark, "reward": complete_reward}
+    return known[ctx.params["what"]](incomplete) if ctx.params.get("what") in known else []
 
-    from corl_cli.pipelines.doctor import diagnose
 
+def doctor(
+    name: Annotated[
+        str | None,
+        typer.Argument(
+            metavar="[NAME]",
+            help="With --for: a recipe to train, a benchmark, or a reward (a name or '{name: …}').",
+            show_default=False,
+            autocompletion=complete_name,
+        ),
+    ] = None,
+    what: Annotated[
+        Literal["train", "eval", "reward"] | None,
+        typer.Option("--for", help="Look at what one command needs, and exit 1 where it cannot run."),
+    ] = None,
+    recipe: OwnRecipe = None,
+    checkpoint: Annotated[
+        str | None,
+        typer.Option(
+            "--checkpoint",
+            metavar="RUN|MODEL",
+            help="Weights in place of the recipe's.",
+            autocompletion=complete_checkpoint,
+        ),
+    ] = None,
+    overrides: Set = [],  # noqa: B006 (typer copies it)
+    as_json: Json = False,
+) -> None:
+    """Look at this machine: hardware, libraries, the hub, what rewards and benchmarks need, and what to do."""
+    if what is None:
+        if name or recipe or checkpoint or overrides:
+            raise UsageError(
+                "NAME, --recipe, --checkpoint and --set belong to --for.",
+                f"For one: corl doctor --for train {name or recipe or 'world/unified'}",
+            )
+        _everything(as_json)
+        return
+    if what == "train" and name and recipe:
+        raise UsageError("A training has one recipe: NAME and --recipe are two.", "Leave one of them out.")
+    from corl_cli.pipelines.readiness import Asked, ready
+
+    verdict = ready(Asked(what=what, name=name, recipe=recipe, overrides=overrides, checkpoint=checkpoint))
+    _show(verdict.findings, as_json)
+    if not verdict.runs:
+        raise CorlError(f"{verdict.command} cannot run here.")
+    typer.echo(f"{verdict.command} can run here.", err=True)
+
+
+def _everything(as_json: bool) -> None:
+    try:
+        from corl_cli.pipelines.doctor import diagnose
+    except (ImportError, OSError) as error:  # libraries that do not load: nothing of corl runs
+        raise CorlError(
+            f"corl's libraries cannot be imported: {error}", "pip install --force-reinstall corl"
+        ) from error
     findings = diagnose()
+    _show(findings, as_json)
+    words = {"ok": "ok", "download": "to download at first use", "missing": "missing", "broken": "broken"}
+    counts = Counter(finding.state for finding in findings)
+    told = ", ".join(f"{counts[state]} {word}" for state, word in words.items() if counts[state])
+    typer.echo(f"\n{told}. Whether a command can run: corl doctor --for train|eval|reward [NAME]", err=True)
+
+
+def _show(findings: Sequence[Finding], as_json: bool) -> None:
     if as_json:
         table([asdict(finding) for finding in findings], as_json=True)
         return
-    table([{"what": f.name, "state": f.state, "found": f.detail, "for": f.purpose} for f in findings])
-    remedies(findings)
+    width = max(40, min(120, shutil.get_terminal_size((120, 24)).columns))
+    for group, inside in groupby(findings, key=lambda finding: finding.group):
+        if group:
+            typer.echo(f"{group}")
+        for finding in inside:
+            typer.echo("\n".join(_lines(finding, width)))
+
+
+def _lines(finding: Finding, width: int) -> list[str]:
+    """One thing: its state and what was found; where something is to be done, what it is for, and that.
+
+    A remedy is one line however long, so that it can be copied.
+    """
+    found = textwrap.wrap(
+        f"{finding.name}: {finding.detail}",
+        width,
+        initial_indent=f"  {finding.state:<10}",
+        subsequent_indent=INDENT,
+        break_long_words=False,
+        break_on_hyphens=False,
+    )
+    if finding.state == "ok":
+        return found
+    purpose = textwrap.wrap(
+        f"for {finding.purpose}", width, initial_indent=INDENT, subsequent_indent=INDENT, break_on_hyphens=False
+    )
+    return [*found, *purpose, *([f"{INDENT}> {finding.remedy}"] if finding.remedy else [])]

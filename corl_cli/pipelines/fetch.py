@@ -22,7 +22,7 @@ from corl_cli.pipelines import build
 from corl_cli.pipelines.catalogue import requirements
 from corl_cli.rewards import bind
 
-__all__ = ["Fetched", "Wanted", "fetch", "lacking", "wanted"]
+__all__ = ["Fetched", "Wanted", "fetch", "lacking", "unreachable", "wanted"]
 
 SECONDS = 10  # for the hub's first answer
 
@@ -65,9 +65,9 @@ def fetch(wanted: Sequence[Wanted], shown: Progress) -> Iterator[Fetched]:
 
     What lies here whole is not touched, downloads of the hub go on where they stopped. A failure is told in one line.
     """
-    unreachable = cache(_unreachable)  # asked at most once: libraries would try each thing for half a minute
+    asked = cache(unreachable)  # asked at most once: libraries would try each thing for half a minute
     for one in wanted:
-        found = _fetch(one, unreachable)
+        found = _fetch(one, asked)
         shown.advance(1, one.name)
         yield found
 
@@ -125,10 +125,10 @@ def _failed(one: Wanted, why: str, hint: str | None = None) -> Fetched:
     return Fetched(one, "failed", " ".join(said), 0, None)
 
 
-def _unreachable() -> str:
+def unreachable(seconds: float = SECONDS) -> str:
     """Why the hub cannot be reached; empty where it answers, whatever it says."""
     try:
-        get_session().head(constants.ENDPOINT, timeout=SECONDS)
+        get_session().head(constants.ENDPOINT, timeout=seconds)
     except Exception as error:  # of the library under huggingface_hub, which is not the same in all its versions
         return f"{constants.ENDPOINT} cannot be reached: {str(error) or type(error).__name__}"
     return ""
