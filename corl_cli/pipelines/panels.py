@@ -6,7 +6,7 @@ Colours are told apart on white, in grey, and where a dark page turns them round
 from __future__ import annotations
 
 import textwrap
-from collections.abc import Sequence
+from collections.abc import Sequence, Sized
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -79,7 +79,7 @@ def panels(
         dress(axis)
         axis.set_title(name, loc="left", fontsize=9, color=FAINT, pad=4)
     axes[-1].set_xlabel("step", fontsize=9, color=FAINT, labelpad=2)
-    axes[-1].set_xlim(*_span(stories))
+    axes[-1].set_xlim(*span(stories))
     if keys:
         figure.legend(
             handles=keys, loc="lower left", ncols=columns, fontsize=9, labelcolor=FAINT, frameon=False, borderaxespad=0
@@ -87,10 +87,16 @@ def panels(
     return figure, dict(zip(names, axes, strict=True))
 
 
-def run_keys(stories: Sequence[Story]) -> list[Line2D]:
-    """The keys of several runs; one needs none."""
-    several = coloured(stories) if len(stories) > 1 else []
-    return [Line2D([], [], color=colour, linewidth=3, label=story.label) for story, colour in several]
+def span(stories: Sequence[Story]) -> tuple[float, float]:
+    """The steps of all runs, with a little room."""
+    last = max(1, *(story.last_step for story in stories))
+    return -0.02 * last, 1.03 * last
+
+
+def run_keys(stories: Sequence[Story], drawn: Sequence[Sized]) -> list[Line2D]:
+    """The keys of those of several runs that have something drawn; one run needs none."""
+    several = zip(coloured(stories), drawn, strict=True) if len(stories) > 1 else []
+    return [Line2D([], [], color=colour, linewidth=3, label=story.label) for (story, colour), own in several if own]
 
 
 def dress(axis: Axes, points: float = 9) -> None:
@@ -132,8 +138,3 @@ def draw_trend(axis: Axes, points: Points, colour: str) -> None:
     axis.plot(steps, values, ".", color=colour, markersize=5, markeredgewidth=0, alpha=0.35, rasterized=pixels)
     axis.fill_between(steps, mean - stderr, mean + stderr, color=colour, alpha=0.2, linewidth=0)
     axis.plot(steps, mean, color=colour, linewidth=1.6)
-
-
-def _span(stories: Sequence[Story]) -> tuple[float, float]:
-    last = max(1, *(story.last_step for story in stories))
-    return -0.02 * last, 1.03 * last

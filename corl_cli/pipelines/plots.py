@@ -28,6 +28,7 @@ from corl_cli.pipelines.panels import (
     dress,
     panels,
     run_keys,
+    span,
     style,
 )
 from corl_cli.pipelines.summary import TITLES, Story
@@ -64,7 +65,7 @@ def held_out(stories: Sequence[Story], task: Task) -> Figure | None:
         if found
     ]
     title = f"{TITLES[task]}, held out: mean ± standard error"
-    figure, axes = panels(title, labels, stories, [*run_keys(stories), *keys])
+    figure, axes = panels(title, labels, stories, [*run_keys(stories, [readings for *_, readings in read]), *keys])
     for story, colour, readings in read:
         for (label, temperature), points in readings.items():
             draw_readings(axes[label], points, colour, trained=_trained(story, task, temperature))
@@ -134,11 +135,19 @@ def machine(stories: Sequence[Story]) -> list[Figure]:
     return figures
 
 
-@rc_context(PLAIN)
 def picture(story: Story, looks: Sequence[Look]) -> bytes:
-    """A PNG of the run that stands alone: the same prompts drawn before and after, and the held-out curves.
+    """`poster` as a PNG, 1920 pixels wide."""
+    file = BytesIO()
+    poster(story, looks).savefig(file, format="png", dpi=200)
+    return file.getvalue()
 
-    Of a run that only answers, the answers. CorlError when there is no look.
+
+@rc_context(PLAIN)
+def poster(story: Story, looks: Sequence[Look]) -> Figure:
+    """One figure of a run that stands alone: the same prompts drawn before and after, and the held-out curves.
+
+    It shows all samples of the first items at the first and the last look, none chosen; of a run that only answers, its
+    answers. Of each ability it shows the first held-out score. CorlError when there is no look.
     """
     if not looks:
         raise CorlError(
@@ -153,12 +162,10 @@ def picture(story: Story, looks: Sequence[Look]) -> bytes:
     canvas.write(MARGIN, 16, story.label, size=18, bold=True)
     canvas.write(MARGIN, 44, _told(story), color=FAINT)
     _draw_looks(canvas, story, first, last, rows)
-    width = (PAGE - 2 * MARGIN - 64 * (len(read) - 1)) / max(1, len(read))
+    width = (PAGE - 2 * MARGIN - 64) / 2
     for place, task in enumerate(read):
         _draw_ability(canvas, story, task, (MARGIN + place * (width + 64), curves + 8, width))
-    file = BytesIO()
-    canvas.figure.savefig(file, format="png", dpi=200)
-    return file.getvalue()
+    return canvas.figure
 
 
 class _Canvas:
@@ -174,9 +181,10 @@ class _Canvas:
     def write(
         self, left: float, top: float, words: str, *, size: float = 12, color: str = INK, bold: bool = False
     ) -> None:
-        x, y = left / PAGE, 1 - top / self.height
-        weight = "bold" if bold else "normal"
-        self.figure.text(x, y, words, fontsize=size * 0.72, color=color, va="top", linespacing=1.25, weight=weight)
+        for place, line in enumerate(words.split("\n")):  # one by one: matplotlib spaces lines by their letters
+            baseline = 1 - (top + size * (0.95 + 1.35 * place)) / self.height
+            weight = "bold" if bold else "normal"
+            self.figure.text(left / PAGE, baseline, line, fontsize=size * 0.72, color=color, weight=weight)
 
     def paste(self, left: float, top: float, image: Image.Image) -> None:
         axis = self.axes(left, top, CELL, CELL)
@@ -233,6 +241,7 @@ def _draw_ability(canvas: _Canvas, story: Story, task: Task, place: tuple[float,
     axis = canvas.axes(left + 36, top + 62, width - 36, 130)
     dress(axis, points=11 * 0.72)
     axis.set_xlabel("step (points: mean ± standard error)", fontsize=11 * 0.72, color=FAINT, labelpad=1)
+    axis.set_xlim(*span([story]))
     own = [(temperature, points) for (name, temperature), points in readings.items() if name == label]
     for line, (temperature, points) in enumerate(own):
         trained = _trained(story, task, temperature)
@@ -280,7 +289,7 @@ def _ever(story: Story, name: str) -> bool:
 
 def _trends(stories: Sequence[Story], title: str, drawn: Sequence[Points], *, shares: bool = False) -> Figure:
     """One metric of every run that has it; shares as per cent from 0."""
-    figure, axes = panels(title, [""], stories, run_keys(stories))
+    figure, axes = panels(title, [""], stories, run_keys(stories, drawn))
     for (_, colour), points in zip(coloured(stories), drawn, strict=True):
         if points:
             draw_trend(axes[""], points, colour)
@@ -294,11 +303,15 @@ def _trends(stories: Sequence[Story], title: str, drawn: Sequence[Points], *, sh
 def _followed(stories: Sequence[Story], task: Task) -> list[Figure]:
     """How much the advantages follow each reward, where there are several: a panel for each."""
     prefix = f"share/{task}/"
-    found = dict.fromkeys(name for story in stories for line in story.metrics for name in line)
-    names = [name.removeprefix(prefix) for name in found if name.startswith(prefix)]
+    own = [
+        {name.removeprefix(prefix) for line in story.metrics for name in line if name.startswith(prefix)}
+        for story in stories
+    ]
+    names = sorted(set().union(*own))
     if len(names) < 2:
         return []
-    figure, axes = panels(f"{TITLES[task]}: share of the advantages' variance", names, stories, run_keys(stories))
+    title = f"{TITLES[task]}: share of the advantages' variance"
+    figure, axes = panels(title, names, stories, run_keys(stories, own))
     for name, axis in axes.items():
         for story, colour in coloured(stories):
             if points := story.points(prefix + name):

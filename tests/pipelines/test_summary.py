@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import json
+import math
+import shutil
 
 import pytest
-from PIL import Image
 
-from corl_cli.core.errors import CorlError
+from corl_cli.core.errors import UsageError
 from corl_cli.core.loader import dump
-from corl_cli.pipelines.summary import cancels, curves, draw_curves, summarise
+from corl_cli.pipelines.summary import Story, cancels, curves, summarise, tell
 
 
 @pytest.mark.parametrize(("normalised", "cancelled"), [([True, True], True), ([True, False], False)])
@@ -30,9 +31,6 @@ def test_curves_of_a_run_whose_part_never_had_a_score(rig):
         rewards = {"accuracy": step / 4, "accuracy.part": None, "total": step / 4}
         rig.run.append_metrics({"step": step} | {f"reward/mm2t/{name}": value for name, value in rewards.items()})
     assert list(curves(rig.run.read_metrics(), rig.recipe, "mm2t")) == ["accuracy", "total"]
-    draw_curves(rig.run)
-    with Image.open(rig.run.path / "curves.png") as picture:
-        assert picture.width > picture.height / 2
 
 
 def probe(task: str, mean: float | None, **other: object) -> dict[str, object]:
@@ -40,54 +38,43 @@ def probe(task: str, mean: float | None, **other: object) -> dict[str, object]:
     return {"task": task, "mean": mean} | values | other
 
 
-@pytest.fixture
-def drawn(monkeypatch):
-    """The titles of the figure that `draw_curves` makes, with the names of the lines below each."""
-    from matplotlib import pyplot
-
-    def draw(run):
-        kept = []
-        monkeypatch.setattr(pyplot, "close", kept.append)
-        draw_curves(run)
-        monkeypatch.undo()
-        axes = [axis for axis in kept[0].axes if axis.axison]
-        lines = {axis.get_title(): axis.get_legend_handles_labels() for axis in axes if axis.get_title()}
-        pyplot.close(kept[0])
-        return {title.partition(" (")[0]: names for title, (_, names) in lines.items()}
-
-    return draw
-
-
-def test_held_out_readings_of_both_abilities_are_drawn_where_one_is_trained(rig, drawn):
-    run = rig(t2i=[{"name": "checker"}]).run
-    for step in range(3):
+def test_a_story_of_a_run_that_trains_one_task_and_is_read_in_both(rig):
+    made = rig(t2i=[{"name": "checker"}])
+    for at in range(3):
         for task in ("t2i", "mm2t"):
-            run.append_metrics({"step": step, "probe": probe(task, 0.5)})
-        run.append_metrics({"step": step, "reward/t2i/total": 1.0, "entropy/t2i": 2.0, "kl/t2i": 0.1})
-    assert drawn(run) == {
-        "drawing, held out": ["x, T = 1"],
-        "answering, held out": ["x, T = 1"],
-        "drawing, rewards while training": ["total"],
-        "drawing, nats a token": ["entropy"],  # KL has an axis of its own
-    }
+            made.run.append_metrics({"step": at, "probe": probe(task, 0.5 if at else None, stderr=None)})
+        if at:
+            made.run.append_metrics({"step": at, "length/t2i": 16, "kl/t2i": None, "seconds": 1.0})
+    story = Story.read(made.run.path)
+    assert (story.label, story.tasks, story.last_step, story.num_steps) == ("run", ["t2i", "mm2t"], 2, None)
+    assert story.samples == 2 * made.recipe.train.batch_size * 4
+    assert story.points("length/t2i") == [(1, 16), (2, 16)]
+    assert story.points("kl/t2i") == []
+    assert [(at, mean) for at, mean, _ in story.readings("mm2t")["x", 1.0]] == [(1, 0.5), (2, 0.5)]
+    assert math.isnan(story.readings("mm2t")["x", 1.0][0][2])
 
 
-def test_imitation_has_no_rewards_and_is_drawn_by_its_loss(rig, drawn):
-    rig = rig(t2i=[{"name": "checker"}], mm2t=[{"name": "accuracy"}])
-    recipe = rig.recipe.model_copy(update={"train": rig.recipe.train.model_copy(update={"method": "sft"})})
-    rig.run.recipe_file.write_text(dump(recipe))
-    for step in range(1, 5):
-        task = ("t2i", "mm2t")[step % 2]  # by turns
-        rig.run.append_metrics({"step": step, f"nll/{task}": 1.0 / step, f"entropy/{task}": 2.0})
-    found = drawn(rig.run)
-    assert found["drawing, nats a token of the targets"] == ["nll"]
-    assert found["answering, nats a token of the targets"] == ["nll"]
+def test_the_length_of_a_run_by_epochs_is_known_from_its_provenance(rig):
+    made = rig(t2i=[{"name": "checker"}])
+    facts = json.loads(made.run.provenance_file.read_text()) | {"data": {"triplets": 100}}
+    made.run.provenance_file.write_text(json.dumps(facts))
+    epochs = made.recipe.train.model_copy(update={"epochs": 3})
+    made.run.recipe_file.write_text(dump(made.recipe.model_copy(update={"train": epochs})))
+    assert Story.read(made.run.path).num_steps == 3 * (100 // 16)
 
 
-def test_a_run_without_a_step_can_be_drawn(rig):
-    run = rig(mm2t=[{"name": "accuracy"}]).run
-    draw_curves(run)
-    assert (run.path / "curves.png").exists()
+def test_labels_are_the_shortest_ends_of_paths_that_differ(rig, tmp_path):
+    made = rig(t2i=[{"name": "checker"}])
+    names = ["a/run", "b/run", "b/other", "c/b/run"]
+    folders = [tmp_path / "runs" / name for name in names]
+    for folder in folders:
+        shutil.copytree(made.run.path, folder)
+    assert [story.label for story in tell(folders)] == ["a/run", "runs/b/run", "other", "c/b/run"]
+    assert [story.label for story in tell(folders[:1])] == ["run"]
+    with pytest.raises(UsageError, match="named twice"):
+        tell([folders[0], folders[1], folders[1] / ".." / "run"])
+    with pytest.raises(UsageError, match="is not a run"):
+        tell([tmp_path])
 
 
 def test_the_summary_names_the_best_checkpoint(rig):
@@ -104,10 +91,3 @@ def test_the_summary_names_the_best_checkpoint(rig):
     assert found.best == run.checkpoints / "step-000001"
     assert [(change.before, change.after) for change in found.changes] == [(0.25, 0.75)]
     assert found.changes[0].stderr == pytest.approx(0.1 * 2**0.5)
-
-
-def test_a_picture_that_cannot_be_written_is_one_clear_error(rig):
-    run = rig(mm2t=[{"name": "accuracy"}]).run
-    (run.path / "curves.png").mkdir()
-    with pytest.raises(CorlError, match=r"curves\.png cannot be written"):
-        draw_curves(run)
