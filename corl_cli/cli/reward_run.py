@@ -62,7 +62,7 @@ def audit(
 
     Alarms are findings, not failures: the exit code stays 0.
     """
-    from corl_cli.pipelines.audit import audit, tables
+    from corl_cli.pipelines.audit import audit, tables, write
     from corl_cli.pipelines.recordings import Recordings
 
     page = out or run / "audit.html"
@@ -70,7 +70,9 @@ def audit(
         raise UsageError(f"{page}: the page is HTML.", f"corl reward audit {run} --out {page}.html")
     recordings = Recordings(run)
     with progress("auditing", len(recordings.steps)) as bar:
-        found = audit(recordings, page, bar)
+        audited = audit(recordings, bar)
+    write(audited, page)
+    found = audited.found
     if as_json:
         _json(found)
     else:

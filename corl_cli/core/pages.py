@@ -18,13 +18,14 @@ if TYPE_CHECKING:
     from PIL.Image import Image
 
 TEMPLATES = Path(__file__).parent / "templates"
+SIDE, LIGHT = 192, 6000  # pixels of one of many images, and bytes of a PNG that is left as it is
 
 
 def render(template: str, **values: Any) -> str:
     """The HTML of a page from a template's file name; values are escaped, a name that is not given is an error.
 
-    Numbers go through the filter `number` (four digits, a dash for what is missing), PIL images through `uri`,
-    matplotlib figures through `figure`.
+    Numbers go through the filter `number` (four digits, a dash for what is missing), PIL images through `uri`, or
+    `photo` where there are many; matplotlib figures through `figure`.
     """
     from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
@@ -35,7 +36,7 @@ def render(template: str, **values: Any) -> str:
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    environment.filters |= {"number": number, "uri": data_uri, "figure": figure}
+    environment.filters |= {"number": number, "uri": data_uri, "photo": photo_uri, "figure": figure}
     return environment.get_template(template).render(**values)
 
 
@@ -48,7 +49,23 @@ def data_uri(image: Image) -> str:
     """The image as a `data:` address (PNG), for <img src>."""
     buffer = io.BytesIO()
     image.save(buffer, "PNG")
-    return f"data:image/png;base64,{base64.b64encode(buffer.getvalue()).decode()}"
+    return _address("png", buffer)
+
+
+def photo_uri(image: Image) -> str:
+    """The same for a page with many images: at most SIDE pixels, and as WebP unless PNG is as good as small."""
+    small = image.copy()
+    small.thumbnail((SIDE, SIDE))
+    png, webp = io.BytesIO(), io.BytesIO()
+    small.save(png, "PNG")
+    if png.tell() <= LIGHT:
+        return _address("png", png)
+    small.save(webp, "WEBP", quality=80)
+    return _address("webp", webp)
+
+
+def _address(kind: str, buffer: io.BytesIO) -> str:
+    return f"data:image/{kind};base64,{base64.b64encode(buffer.getvalue()).decode()}"
 
 
 def figure(fig: Figure) -> Markup:

@@ -4,14 +4,11 @@ from __future__ import annotations
 
 import hashlib
 import math
-import statistics
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from itertools import combinations
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import torch
 from PIL import Image
 
 from corl_cli.core import pages
@@ -19,12 +16,18 @@ from corl_cli.core.errors import CorlError
 from corl_cli.core.progress import Progress
 from corl_cli.core.types import Task
 from corl_cli.pipelines.alarms import review
+from corl_cli.pipelines.audit_statistics import (
+    Correlation,
+    RewardStatistics,
+    TaskStatistics,
+    correlations,
+    of_rewards,
+    of_task,
+)
 from corl_cli.pipelines.evidence import Alarm, Evidence, Record, Seen
-from corl_cli.pipelines.recordings import NEGATIVE_SHARE, Recordings, pooled, zero_variance
+from corl_cli.pipelines.recordings import NEGATIVE_SHARE, Recordings, pooled
 from corl_cli.pipelines.summary import cancels, curves
-from corl_cli.scoring.agreement import correlation, tied_pairs
 from corl_cli.scoring.appearance import appearance
-from corl_cli.trainer import metrics
 from corl_cli.trainer.rollout import Recorded
 
 if TYPE_CHECKING:
@@ -33,50 +36,6 @@ if TYPE_CHECKING:
 LABELS = 3  # of a legend's row
 SIDE = 256  # pixels of a drawing in the page, at most
 UNITS = {"brightness": "mean luminance", "contrast": "deviation of luminance", "entropy": "bits of colour"}
-
-
-@dataclass(frozen=True, kw_only=True)
-class RewardStatistics:
-    """One reward, a part of one, or the total of a task, over the recorded rollouts and (the last two) all steps.
-
-    `first` and `last` are the mean scores of the first and the last recorded step; `zero_variance` is a share of the
-    groups with two scores or more, `ties` of the pairs within groups, `failed` of the rows, `share` of the variance
-    that advantages follow (None for parts and totals); `seconds` is the median of a step (None where it was not timed).
-    """
-
-    task: Task
-    reward: str
-    first: float
-    last: float
-    zero_variance: float
-    ties: float
-    share: float | None
-    failed: float | None
-    seconds: float | None
-
-
-@dataclass(frozen=True, kw_only=True)
-class Correlation:
-    """How two rewards of a task go together within groups (Pearson)."""
-
-    task: Task
-    one: str
-    other: str
-    value: float
-
-
-@dataclass(frozen=True, kw_only=True)
-class TaskStatistics:
-    """The groups of a task as advantages see them: `masked` is a share of rows.
-
-    `zero_variance` is a share of the groups in which two rows or more are counted.
-    """
-
-    task: Task
-    groups: int
-    rows: int
-    zero_variance: float
-    masked: float
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -108,35 +67,68 @@ class Audit:
         return f"Early {_steps(self.early)}, late {_steps(self.late)}{few}."
 
 
-def audit(recordings: Recordings, page: Path, progress: Progress | None = None) -> Audit:
-    """The audit of a run; the same, with pictures, is written to `page` (HTML)."""
+@dataclass(frozen=True, kw_only=True)
+class Exhibit:
+    """A sample that raised an alarm, to be looked at.
+
+    `drawing` and the `real` image of its prompt are None for an answer. `terms` are what each reward adds to the
+    `total`; these and the advantage may be NaN for a row that was left out.
+    """
+
+    evidence: Evidence
+    drawing: Image.Image | None
+    real: Image.Image | None
+    terms: dict[str, float]
+    total: float
+    advantage: float
+
+
+@dataclass(frozen=True, kw_only=True)
+class Audited:
+    """An audit with what a page shows of it.
+
+    `exhibits` are the samples of each of its alarms, in order; `rewards` and `appearance` are figures through time: of
+    what was paid, and of what drawings look like beside real images.
+    """
+
+    found: Audit
+    exhibits: list[list[Exhibit]]
+    rewards: list[Figure]
+    appearance: list[Figure]
+
+
+def audit(recordings: Recordings, progress: Progress | None = None) -> Audited:
+    """The audit of a run, from its recorded rollouts and its metrics; CorlError when no step can be read."""
     record, damaged = _record(recordings, progress)
     whole = {task: pooled([seen.recorded for seen in steps]) for task, steps in record.steps.items()}
     first, *_ = record.steps
     findings = review(record)
-    rewards = _rewards(record, whole)
+    rewards = of_rewards(record, whole)
     found = Audit(
         run=str(recordings.run.path),
         steps=[seen.step for seen in record.steps[first]],
         early=[seen.step for seen in record.early(first)],
         late=[seen.step for seen in record.late(first)],
-        tasks=[_task(task, each) for task, each in whole.items()],
+        tasks=[of_task(task, each) for task, each in whole.items()],
         rewards=rewards,
-        correlations=_correlations(whole),
+        correlations=correlations(whole),
         alarms=findings.alarms,
         checked=findings.checked,
         unchecked=[*damaged, *findings.unchecked],
         remarks=_remarks(record, whole, rewards),
     )
-    pages.write(
-        page,
-        "audit.html",
-        audit=found,
-        tables=tables(found),
-        pictures=_pictures(recordings, found.alarms),
-        figures=_figures(record),
+    exhibits = _exhibits(recordings, found.alarms)
+    return Audited(
+        found=found,
+        exhibits=[[exhibits[sample] for sample in alarm.samples] for alarm in found.alarms],
+        rewards=_reward_figures(record),
+        appearance=_appearance_figures(record),
     )
-    return found
+
+
+def write(audited: Audited, page: Path) -> None:
+    """Write the page of an audit."""
+    pages.write(page, "audit.html", audited=audited, audit=audited.found, tables=tables(audited.found))
 
 
 def tables(found: Audit) -> dict[str, list[dict[str, Any]]]:
@@ -195,7 +187,9 @@ def _record(recordings: Recordings, progress: Progress | None) -> tuple[Record, 
             f"No recorded step of {recordings.run.path} can be read: {damaged[0]}.",
             "Train the run again; its recipe.yaml says how.",
         )
-    return Record(recipe=recordings.recipe, steps=steps, metrics=recordings.run.read_metrics()), damaged
+    lacking = [f"{task}: no step of it is recorded" for task, seen in steps.items() if not seen]  # tasks take turns
+    recorded = {task: seen for task, seen in steps.items() if seen}
+    return Record(recipe=recordings.recipe, steps=recorded, metrics=recordings.run.read_metrics()), damaged + lacking
 
 
 def _seen(step: int, task: Task, recorded: Recorded) -> Seen:
@@ -220,62 +214,6 @@ def _digest(image: Image.Image) -> str:
     return hashlib.sha256(image.tobytes()).hexdigest()
 
 
-def _task(task: Task, recorded: Recorded) -> TaskStatistics:
-    size = recorded.samples.sampling.group_size
-    return TaskStatistics(
-        task=task,
-        groups=len(recorded.rows) // size,
-        rows=len(recorded.rows),
-        zero_variance=zero_variance(recorded.advantages, recorded.rows, size),
-        masked=float((~recorded.rows).float().mean()),
-    )
-
-
-def _rewards(record: Record, whole: Mapping[Task, Recorded]) -> list[RewardStatistics]:
-    share = metrics.shares(whole, record.recipe)
-    found = []
-    for task, recorded in whole.items():
-        size = recorded.samples.sampling.group_size
-        ends = [record.steps[task][end] for end in (0, -1)]
-        for name, values in (recorded.rewards.parts | {"total": recorded.rewards.total}).items():
-            first, last = (_mean(end.recorded.rewards.total if name == "total" else end.scores(name)) for end in ends)
-            rows = torch.isfinite(values)
-            seconds = record.series(f"time/reward/{task}/{name}")
-            failed = record.series(f"failed/{task}/{name}")
-            found.append(
-                RewardStatistics(
-                    task=task,
-                    reward=name,
-                    first=first,
-                    last=last,
-                    zero_variance=zero_variance(values, rows, size),
-                    ties=tied_pairs(values, rows, size),
-                    share=share.get(f"{task}/{name}"),
-                    failed=statistics.fmean(failed) if failed else None,
-                    seconds=statistics.median(seconds) if seconds else None,
-                )
-            )
-    return found
-
-
-def _mean(values: torch.Tensor) -> float:
-    return float(values.nanmean())
-
-
-def _correlations(whole: Mapping[Task, Recorded]) -> list[Correlation]:
-    """Of all pairs of rewards and parts; a reward goes with its own parts by construction, so those are left out."""
-    found = []
-    for task, recorded in whole.items():
-        parts, size = recorded.rewards.parts, recorded.samples.sampling.group_size
-        for one, other in combinations(parts, 2):
-            if other.startswith(f"{one}."):
-                continue
-            rows = torch.isfinite(parts[one]) & torch.isfinite(parts[other])
-            value = correlation(parts[one], parts[other], rows, size)
-            found.append(Correlation(task=task, one=one, other=other, value=value))
-    return found
-
-
 def _remarks(record: Record, whole: Mapping[Task, Recorded], rewards: Sequence[RewardStatistics]) -> list[str]:
     found = [
         f"All rewards of {task} are normalised within groups, so that the mean of their total is 0 by construction"
@@ -293,52 +231,73 @@ def _steps(steps: Sequence[int]) -> str:
     return f"{'are steps' if len(steps) > 1 else 'is step'} {', '.join(map(str, steps))}"
 
 
-def _pictures(recordings: Recordings, alarms: Sequence[Alarm]) -> dict[Evidence, Image.Image]:
-    """The drawings among the samples; each step is read once."""
-    samples = [sample for alarm in alarms for sample in alarm.samples if sample.task == "t2i"]
+def _exhibits(recordings: Recordings, alarms: Sequence[Alarm]) -> dict[Evidence, Exhibit]:
+    """What is to be seen of the samples; each step is read once."""
+    samples = {sample for alarm in alarms for sample in alarm.samples}
     found = {}
     for step in sorted({sample.step for sample in samples}):
-        recorded = recordings.read(step)["t2i"].samples
+        recorded = recordings.read(step)
         for sample in samples:
             if sample.step == step:
-                drawing = recorded.outputs[sample.row]
-                assert isinstance(drawing, Image.Image)
-                drawing.thumbnail((SIDE, SIDE))
-                found[sample] = drawing
+                found[sample] = _exhibit(sample, recorded[sample.task])
     return found
 
 
-def _figures(record: Record) -> list[Figure]:
-    """Rewards through all steps, and what drawings look like beside the real images through the recorded ones."""
-    figures = []
-    for task in record.steps:
-        if lines := curves(record.metrics, record.recipe, task):
-            figures.append(_figure(f"{task}: rewards", lines))
+def _exhibit(sample: Evidence, recorded: Recorded) -> Exhibit:
+    row, output = sample.row, recorded.samples.outputs[sample.row]
+    drawn = isinstance(output, Image.Image)
+    return Exhibit(
+        evidence=sample,
+        drawing=_small(output) if isinstance(output, Image.Image) else None,
+        real=_small(recorded.samples.triplets[row].image) if drawn else None,
+        terms={name: float(values[row]) for name, values in recorded.rewards.terms.items()},
+        total=float(recorded.rewards.total[row]),
+        advantage=float(recorded.advantages[row]) if recorded.rows[row] else math.nan,
+    )
+
+
+def _small(image: Image.Image) -> Image.Image:
+    copy = image.copy()  # a real image belongs to several rows
+    copy.thumbnail((SIDE, SIDE))
+    return copy
+
+
+def _reward_figures(record: Record) -> list[Figure]:
+    """Rewards through all steps."""
+    drawn = {f"{task}: rewards": curves(record.metrics, record.recipe, task) for task in record.steps}
+    return [_figure(title, lines) for title, lines in drawn.items() if lines]
+
+
+def _appearance_figures(record: Record) -> list[Figure]:
+    """What drawings look like beside the real images through the recorded steps."""
     drawn = record.steps.get("t2i", [])
-    for name in drawn[0].looks if drawn else ():
-        lines = {
-            "drawings": [(seen.step, _mean(seen.looks[name])) for seen in drawn],
-            "real images": [(seen.step, _mean(seen.real[name])) for seen in drawn],
-        }
-        figures.append(_figure(f"{name} ({UNITS[name]})", lines, marker="o"))
-    return figures
+    return [
+        _figure(
+            f"{name} ({UNITS[name]})",
+            {
+                "drawings": [(seen.step, float(seen.looks[name].nanmean())) for seen in drawn],
+                "real images": [(seen.step, float(seen.real[name].nanmean())) for seen in drawn],
+            },
+            marker="o",
+        )
+        for name in (drawn[0].looks if drawn else ())
+    ]
 
 
 def _figure(title: str, lines: Mapping[str, Sequence[tuple[int, float]]], marker: str = "") -> Figure:
     from matplotlib.figure import Figure
-    from matplotlib.ticker import MaxNLocator
+
+    from corl_cli.pipelines.panels import COLOURS, INK, dress
 
     rows = math.ceil(len(lines) / LABELS)
-    figure = Figure(figsize=(4, 2.4 + 0.17 * rows), layout="constrained")
+    figure = Figure(figsize=(3.6, 2.2 + 0.2 * rows), layout="constrained")
     axis = figure.subplots()
-    for label, points in lines.items():
-        axis.plot(
-            [x for x, _ in points], [y for _, y in points], label=label, linewidth=1.2, marker=marker, markersize=3
-        )
-    axis.set_title(title, fontsize=10)
-    axis.set_xlabel("step", fontsize=8)
-    axis.xaxis.set_major_locator(MaxNLocator(integer=True))
-    axis.tick_params(labelsize=8)
-    axis.grid(alpha=0.3)
-    figure.legend(loc="outside lower center", ncols=LABELS, fontsize=7, frameon=False)
+    dress(axis)
+    for place, (label, points) in enumerate(lines.items()):
+        steps, values = zip(*points, strict=True)
+        colour = COLOURS[place % len(COLOURS)]
+        axis.plot(steps, values, label=label, color=colour, linewidth=1.4, marker=marker, markersize=3)
+    axis.set_title(title, fontsize=10, loc="left", color=INK)
+    axis.set_xlabel("step", fontsize=9)
+    figure.legend(loc="outside lower left", ncols=LABELS, fontsize=9, frameon=False)
     return figure

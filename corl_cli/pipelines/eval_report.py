@@ -120,15 +120,15 @@ class Board:
 
 def write(folder: Path) -> Path:
     """Write DIR/report.html about every result in DIR and below it, and say where; CorlError when there is none."""
-    boards = _boards(folder)
-    shown = [result for board in boards for result in board.results]
-    alone = f"{boards[0].title}: {shown[0].label}"
+    found = boards(folder)
+    shown = [result for board in found for result in board.results]
+    alone = f"{found[0].title}: {shown[0].label}"
     pages.write(
         folder / PAGE,
         "eval.html",
         title=alone if len(shown) == 1 else f"Evaluations in {folder.resolve().name}",
-        overview=_overview(boards),
-        boards=boards,
+        overview=_overview(found),
+        boards=found,
         source=paper.SOURCE,
     )
     return folder / PAGE
@@ -168,19 +168,22 @@ def _incomparable(told: Mapping[str, Any]) -> str:
     return ", and ".join(reason for reason, holds in reasons.items() if holds)
 
 
-def _boards(folder: Path) -> list[Board]:
-    """The results by protocol, in the order of their paths; two of one checkpoint also carry their folders' names."""
+def boards(folder: Path, pictures: int = PICTURES) -> list[Board]:
+    """The results by protocol, in the order of their paths, with so many pictures at most among them.
+
+    Two results of one checkpoint also carry their folders' names. CorlError when there is none.
+    """
     stores = compare.results(folder)
-    boards: dict[str, list[Shown]] = {}
+    found: dict[str, list[Shown]] = {}
     for store in stores:
-        result = Shown(store, store.result(), PICTURES // len(stores))
-        boards.setdefault(result.protocol, []).append(result)
-    for results in boards.values():
+        result = Shown(store, store.result(), pictures // len(stores))
+        found.setdefault(result.protocol, []).append(result)
+    for results in found.values():
         names = [result.label for result in results]
         for result in results:
             if names.count(result.label) > 1:
                 result.label = f"{result.label} ({result.store.folder.relative_to(folder)})"
-    return [Board(results) for results in boards.values()]
+    return [Board(results) for results in found.values()]
 
 
 def _overview(boards: Sequence[Board]) -> list[dict[str, str]]:

@@ -3,23 +3,184 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
 from pathlib import Path
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from corl_cli.core import pages
 from corl_cli.core.errors import CorlError
-from corl_cli.core.run_dir import RunDir
+from corl_cli.core.loader import dump
+from corl_cli.core.progress import Progress
+from corl_cli.core.run_dir import RunDir, write_atomic
+from corl_cli.core.types import TASKS, Task
+from corl_cli.eval import paper
+from corl_cli.pipelines import account, eval_report, groups, looks, panels, plots
+from corl_cli.pipelines.audit import Audited, audit
+from corl_cli.pipelines.eval_report import Board
+from corl_cli.pipelines.groups import Apart
+from corl_cli.pipelines.recordings import Recordings
+from corl_cli.pipelines.summary import TITLES, Story, tell
+from corl_cli.trainer import album
 
-PAGE = "report.html"
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
+PAGE, PICTURE = "report.html", "picture.png"
+DAMAGED = (CorlError, OSError, ValueError, LookupError, TypeError)  # what reading a damaged file may raise
+
+T = TypeVar("T")
+
+
+@dataclass(kw_only=True)
+class Told:
+    """One run as its page tells it; what could not be read is None or empty, and named in `missing` with the reason.
+
+    `unaudited` says why there is no audit.
+    """
+
+    story: Story
+    colour: str
+    recordings: Recordings | None = None
+    unaudited: str = ""
+    audited: Audited | None = None
+    apart: Apart = field(default_factory=Apart)
+    boards: list[Board] = field(default_factory=list)
+    provenance: dict[str, str] = field(default_factory=dict)
+    missing: list[str] = field(default_factory=list)
+
+    @property
+    def head(self) -> dict[str, str]:
+        """How far it is, in words."""
+        return {
+            "steps": account.steps(self.story),
+            "time": account.duration(self.story),
+            "state": account.state(self.story),
+            "written": account.written(self.story),
+        }
+
+    @property
+    def raised(self) -> dict[str, int]:
+        """How many alarms and warnings there are."""
+        found = [alarm.severity for alarm in self.audited.found.alarms] if self.audited else []
+        return {level: found.count(level) for level in ("alarm", "warning")}
+
+    @property
+    def yaml(self) -> str:
+        """The whole recipe."""
+        return dump(self.story.recipe)
+
+    def optional(self, what: str, make: Callable[[], T], default: T) -> T:
+        """What `make` makes; a damaged part is named, and the default takes its place."""
+        try:
+            return make()
+        except DAMAGED as error:
+            reason = error.message if isinstance(error, CorlError) else f"{type(error).__name__}: {error}"
+            self.missing.append(f"{what}: {reason}")
+            return default
+
+
+class Report:
+    """The page about some runs, in the making; UsageError when one of the folders is no run, or is named twice."""
+
+    def __init__(self, folders: Sequence[Path]) -> None:
+        for folder in folders:
+            account.demand_run(folder)
+        self.stories = tell(folders)
+        self.runs = [Told(story=story, colour=colour) for story, colour in panels.coloured(self.stories)]
+        for told in self.runs:
+            try:
+                told.recordings = Recordings(told.story.run.path)
+            except CorlError as error:
+                told.unaudited = error.message
+
+    @property
+    def work(self) -> int:
+        """How many times a recorded step is read."""
+        return sum(len(told.recordings.steps) + len(self._apart(told)) for told in self.runs if told.recordings)
+
+    def write(self, page: Path, progress: Progress | None = None) -> None:
+        """Read what the runs have recorded, and write the page."""
+        for told in self.runs:
+            self._read(told, progress)
+        shown = looks.read(self.stories)
+        compared, differences = account.differences(self.stories)
+        pages.write(
+            page,
+            "run.html",
+            title=" and ".join(story.label for story in self.stories),
+            runs=self.runs,
+            sentence=account.sentence,
+            made=datetime.now(UTC).strftime("%Y-%m-%d %H:%M UTC"),
+            changes=account.changes(self.stories),
+            curves=self._curves(),
+            machine=plots.machine(self.stories) if self._begun else [],
+            smoothing=panels.SMOOTHING,
+            album=shown,
+            looks=looks,
+            choice=groups.CHOICE,
+            titles=TITLES,
+            compared=compared,
+            differences=differences,
+            paper=paper.SOURCE,
+        )
+
+    def _read(self, told: Told, progress: Progress | None) -> None:
+        run = told.story.run
+        if recordings := told.recordings:
+            try:
+                told.audited = audit(recordings, progress)
+            except CorlError as error:
+                told.unaudited = error.message
+            told.apart = groups.take_apart(recordings, self._apart(told), progress)
+        if (run.path / "eval").is_dir():
+            told.boards = told.optional("evaluations", lambda: eval_report.boards(run.path / "eval", pictures=0), [])
+        told.provenance = told.optional("provenance", lambda: account.provenance(told.story), {})
+
+    def _apart(self, told: Told) -> list[int]:
+        """The recorded steps whose groups are shown; of several runs the last."""
+        steps = told.recordings.steps if told.recordings else []
+        return groups.ends_and_middle(steps) if len(self.runs) == 1 else steps[-1:]
+
+    @property
+    def _begun(self) -> bool:
+        return any(story.metrics for story in self.stories)
+
+    def _curves(self) -> dict[Task, dict[str, list[Figure]]]:
+        """The figures of each task that any run trains or reads."""
+        tasks = [task for task in TASKS if any(task in story.tasks for story in self.stories) and self._begun]
+        return {
+            task: {
+                "held out": [figure for figure in [plots.held_out(self.stories, task)] if figure],
+                "rewards": plots.rewards(self.stories, task),
+                "health": plots.health(self.stories, task),
+            }
+            for task in tasks
+        }
 
 
 def write(folders: Sequence[Path], page: Path) -> None:
-    """Write the page of the runs in some folders; CorlError when one is no run."""
-    pages.write(page, "run.html", runs=[RunDir(folder) for folder in folders])
+    """Write the page of the runs in some folders; UsageError when one is no run."""
+    Report(folders).write(page)
 
 
 def refresh(run: RunDir, say: Callable[[str], None]) -> None:
     """Make RUN/report.html anew; a run goes on without it, and says why."""
     try:
         write([run.path], run.path / PAGE)
-    except CorlError as error:
-        say(f"warning: {PAGE} was not made: {error.message}")
+    except Exception as error:  # nothing that a page meets may end a training
+        reason = error.message if isinstance(error, CorlError) else f"{type(error).__name__}: {error}"
+        say(f"warning: {PAGE} was not made: {reason}")
+
+
+def finish(run: RunDir) -> None:
+    """The page and the picture of a run that ends; CorlError when they cannot be made."""
+    write([run.path], run.path / PAGE)
+    picture(run.path, run.path / PICTURE)
+
+
+def picture(folder: Path, file: Path) -> None:
+    """Write the one picture of a run that stands alone; CorlError when it has no samples."""
+    account.demand_run(folder)
+    story = Story.read(folder)
+    write_atomic(file, plots.picture(story, album.read(story.run.samples)))

@@ -12,15 +12,16 @@ from PIL import Image, ImageEnhance
 
 from corl_cli.core.errors import CorlError
 from corl_cli.pipelines.alarms import CHECKS
-from corl_cli.pipelines.audit import audit
+from corl_cli.pipelines.audit import audit, write
 from corl_cli.pipelines.recordings import Recordings
 
 MIXED = [0.0, 1.0, 0.0, 1.0, 1.0, 0.0, 0.0, 0.0]
 
 
 def look(run):
-    found = audit(Recordings(run.path), run.path / "audit.html")
-    return found, (run.path / "audit.html").read_text()
+    audited = audit(Recordings(run.path))
+    write(audited, run.path / "audit.html")
+    return audited.found, (run.path / "audit.html").read_text()
 
 
 def names(found):
