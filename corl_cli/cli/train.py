@@ -3,41 +3,52 @@
 from __future__ import annotations
 
 import json
-import shlex
 import sys
+import time
 from collections.abc import Mapping, Sequence
+from contextlib import nullcontext
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
+from corl_cli.cli import dashboard, outcome
 from corl_cli.cli.common import (
     DryRun,
     Json,
+    Lines,
     NumProcesses,
     Out,
     OwnRecipe,
     Resume,
     Seed,
     Set,
+    complete_checkpoint,
     console,
-    progress,
     table,
     with_options,
 )
+from corl_cli.cli.told import begin
 from corl_cli.core import kinds
-from corl_cli.core.errors import UsageError
+from corl_cli.core.errors import CorlError, UsageError
 
 if TYPE_CHECKING:
+    from contextlib import AbstractContextManager
+
     from corl_cli.core.kinds import Kind
     from corl_cli.core.loader import Draft
+    from corl_cli.core.recipe import Recipe
     from corl_cli.core.run_dir import RunDir
+    from corl_cli.trainer.journal import Display
     from corl_cli.trainer.probes import Reading
 
 From = Annotated[
     str | None,
     typer.Option(
-        "--from", metavar="RUN|CHECKPOINT", help="Weights to start from: a run, RUN@best, a folder or a hub id."
+        "--from",
+        metavar="RUN|CHECKPOINT",
+        help="Weights to start from: a run, RUN@best, a folder or a hub id.",
+        autocompletion=complete_checkpoint,
     ),
 ]
 
@@ -71,8 +82,7 @@ def _train(
     if seed is not None:
         changes.append(f"seed={seed}")
     draft = _read(wanted, command, recipe, changes, out if resume else None)
-    from corl_cli.pipelines import checks, launch, plan, train
-    from corl_cli.pipelines.summary import draw_curves, summarise
+    from corl_cli.pipelines import checks, launch, plan, report, train
 
     checks.check(draft, wanted, num_processes, out if resume else None)
     loaded = draft.recipe
@@ -95,13 +105,30 @@ def _train(
         done = train.steps_done(run)
         state = f"going on after step {done}" if done else f"from {loaded.model.checkpoint}"
         _say(*([] if done else remarks), f"{loaded.name} in {run.path}, {state}")
-        with progress("training", plan.num_steps(loaded), done=done) as bar:
-            train.train(loaded, run, Terminal(bar))
+        with _screen(loaded, run, done) as screen:
+            train.train(loaded, run, screen)
     else:
         train.train(loaded, run, Silent())
     if train.is_main_process():
-        draw_curves(run)
-        _finish(run, summarise(run), loaded.tracking.trackers, as_json)
+        try:
+            report.finish(run)
+        except CorlError as error:  # the training itself is done
+            _say(f"warning: {error.message}")
+        outcome.show(run, loaded.tracking.trackers, as_json=as_json)
+
+
+def _screen(recipe: Recipe, run: RunDir, done: int) -> AbstractContextManager[Display]:
+    """A dashboard where there is a terminal for it, and lines elsewhere."""
+    from corl_cli.pipelines import plan, report
+    from corl_cli.pipelines.summary import cancels
+
+    steps = plan.num_steps(recipe)
+    if not dashboard.has_room():
+        return nullcontext(Terminal(Lines("training", steps, done, every=10.0)))
+    hidden = frozenset(f"reward/{task}/total" for task in recipe.train.tasks if cancels(recipe, task))
+    page, history = run.path / report.PAGE, run.read_metrics()
+    told = begin(recipe, page, steps, done=done, history=history, hidden=hidden, at=time.monotonic())
+    return dashboard.Dashboard(told)
 
 
 def _read(wanted: list[Kind], command: str, recipe: str | None, changes: list[str], resumed: Path | None) -> Draft:
@@ -161,7 +188,7 @@ def sft(**options: Any) -> None:
 
 
 class Terminal:
-    """Shows a run on stderr: one bar, and a line for each held-out reading."""
+    """Shows a run on stderr where there is no dashboard: its progress, and a line for each held-out reading."""
 
     def __init__(self, bar: Any) -> None:
         self.bar = bar
@@ -199,34 +226,3 @@ class Silent:
 def _say(*lines: str) -> None:
     for line in lines:
         console().print(line, markup=False, soft_wrap=True)
-
-
-def _finish(run: RunDir, summary: Any, trackers: Sequence[str], as_json: bool) -> None:
-    from dataclasses import asdict
-
-    rows = [asdict(change) | {"change": change.after - change.before} for change in summary.changes]
-    if as_json:
-        fields = {"run": str(run.path), "step": summary.step, "seconds": summary.seconds, "peak_gib": summary.peak_gib}
-        table([fields | {"best": summary.best and str(summary.best), "changes": rows}], as_json=True)
-        return
-    table(
-        [
-            {
-                "held out": f"{'drawing' if row['task'] == 't2i' else 'answering'}: {row['score']}",
-                "T": row["temperature"],
-                "items": row["items"],
-                "before": f"{row['before']:.3f}",
-                "after": f"{row['after']:.3f}",
-                "change": f"{row['change']:+.3f} ± {row['stderr']:.3f}",
-            }
-            for row in rows
-        ]
-    )
-    steps = f"{summary.step} step{'s' * (summary.step != 1)}"
-    typer.echo(f"{steps} in {summary.seconds:.0f} s, {summary.peak_gib:.2f} GiB at most.", err=True)
-    typer.echo(f"Curves: {run.path / 'curves.png'}. Drawings and answers through time: {run.samples}.", err=True)
-    if "tensorboard" in trackers:
-        typer.echo(f"All numbers and pictures: tensorboard --logdir {shlex.quote(str(run.path))}", err=True)
-    typer.echo(f"The model: {run.checkpoints}, to go on from it: --from {shlex.quote(str(run.path))}", err=True)
-    if summary.best:
-        typer.echo(f"The best: {summary.best}, to go on from it: --from {shlex.quote(f'{run.path}@best')}", err=True)

@@ -53,11 +53,22 @@ def finished(tmp_path_factory: pytest.TempPathFactory) -> Path:
     assert "drawing: checker" in done.stdout
     assert "answering: accuracy (mc)" in done.stdout
     assert "6 steps in" in done.stderr
+    lines = done.stderr.splitlines()
+    assert [line.split(": ")[0] for line in lines if "held out" in line] == ["step 0, held out", "step 6, held out"]
+    assert any(line.startswith("training 6/6, 0:00 left, reward t2i ") for line in lines)
+    assert "\x1b" not in done.stderr
+    assert [line.split() for line in lines[-4:-1]] == [
+        ["open", "whole/report.html"],
+        ["picture", "whole/picture.png"],
+        ["samples", "whole/samples"],
+    ]
     return folder / "whole"
 
 
 def test_a_run_leaves_what_it_promises(finished: Path) -> None:
-    assert {"recipe.yaml", "provenance.json", "metrics.jsonl", "curves.png"} <= {p.name for p in finished.iterdir()}
+    assert {"recipe.yaml", "provenance.json", "metrics.jsonl", "report.html", "picture.png"} <= {
+        p.name for p in finished.iterdir()
+    }
     assert sorted(p.name for p in (finished / "checkpoints").iterdir()) == ["step-000004", "step-000006"]
     assert {p.name for p in (finished / "samples").iterdir()} >= {"step-000000.png", "step-000006.jsonl"}
     rows = (finished / "rollouts" / "step-000006" / "rows.jsonl").read_text().splitlines()
@@ -146,7 +157,7 @@ def test_without_out_a_new_name_is_taken(tmp_path: Path) -> None:
     words = [word for word in unified("x", 1) if word not in ("--out", "x")]
     for expected in ("world-unified", "world-unified-2"):
         assert corl(*words, cwd=tmp_path).returncode == 0
-        assert (tmp_path / "runs" / expected / "curves.png").exists()
+        assert (tmp_path / "runs" / expected / "picture.png").exists()
 
 
 def test_dry_run_prints_the_plan_and_writes_nothing(tmp_path: Path) -> None:
