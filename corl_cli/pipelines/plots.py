@@ -124,7 +124,7 @@ def machine(stories: Sequence[Story]) -> list[Figure]:
     ):
         drawn = [story.points(name) for story in stories]
         if any(drawn):
-            figures.append(_trends(stories, title, drawn))
+            figures.append(_trends(stories, title, drawn, smoothed=not name.startswith("memory/")))
     phases = [_phases(story) for story in stories]
     if any(phases):
         summed = [
@@ -160,7 +160,8 @@ def poster(story: Story, looks: Sequence[Look]) -> Figure:
     curves = 120 + (CELL + 2 * GAP) * rows
     canvas = _Canvas(curves + (240 if read else 0))
     canvas.write(MARGIN, 16, story.label, size=18, bold=True)
-    canvas.write(MARGIN, 44, _told(story), color=FAINT)
+    told = f"{_told(story)}; each row: all samples of one item, from the same noise before and after"
+    canvas.write(MARGIN, 44, told, color=FAINT)
     _draw_looks(canvas, story, first, last, rows)
     width = (PAGE - 2 * MARGIN - 64) / 2
     for place, task in enumerate(read):
@@ -287,12 +288,16 @@ def _ever(story: Story, name: str) -> bool:
     return any(value for _, value in story.points(name))
 
 
-def _trends(stories: Sequence[Story], title: str, drawn: Sequence[Points], *, shares: bool = False) -> Figure:
+def _trends(
+    stories: Sequence[Story], title: str, drawn: Sequence[Points], *, shares: bool = False, smoothed: bool = True
+) -> Figure:
     """One metric of every run that has it; shares as per cent from 0."""
     figure, axes = panels(title, [""], stories, run_keys(stories, drawn))
     for (_, colour), points in zip(coloured(stories), drawn, strict=True):
-        if points:
+        if points and smoothed:
             draw_trend(axes[""], points, colour)
+        elif points:
+            axes[""].plot(*zip(*points, strict=True), color=colour, linewidth=1.6)
     if shares:
         top = max(0.05, axes[""].get_ylim()[1])
         axes[""].set_ylim(-0.02 * top, top)

@@ -6,13 +6,12 @@ import math
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from io import BytesIO
 from pathlib import Path
 from typing import Any
 
 from corl_cli.core.errors import UsageError
 from corl_cli.core.recipe import Recipe
-from corl_cli.core.run_dir import RunDir, write_atomic
+from corl_cli.core.run_dir import RunDir
 from corl_cli.core.types import TASKS, Task
 from corl_cli.trainer import checkpoint
 
@@ -187,94 +186,3 @@ def curves(metrics: Sequence[Mapping[str, Any]], recipe: Recipe, task: Task) -> 
 def _points(metrics: Sequence[Mapping[str, Any]], name: str) -> list[tuple[int, float]]:
     """Step and value wherever a metric has one: where tasks take turns, at a task's own steps."""
     return [(line["step"], line[name]) for line in metrics if line.get(name) is not None]
-
-
-def draw_curves(run: RunDir) -> None:
-    """curves.png, a column for each ability: its held-out scores with their standard errors, also where it is not
-    trained; its rewards while training, or the loss of an imitation; entropy, and KL where there is one.
-    """
-    import matplotlib
-
-    matplotlib.use("Agg")
-    from matplotlib import pyplot
-    from matplotlib.ticker import MaxNLocator
-
-    lines, recipe = run.read_metrics(), run.recipe()
-    read = {line["probe"]["task"] for line in lines if "probe" in line}
-    tasks = [task for task in TASKS if task in read or task in recipe.train.tasks]
-    size, heights = (7 * len(tasks), 9), [3, 3, 2]
-    figure, axes = pyplot.subplots(
-        3, len(tasks), figsize=size, height_ratios=heights, squeeze=False, layout="constrained"
-    )
-    last = max((line["step"] for line in lines), default=0)
-    for axis in axes.flat:
-        axis.xaxis.set_major_locator(MaxNLocator(integer=True))
-        axis.set(xlim=(-0.02 * last, 1.02 * last) if last else None, xlabel="step")
-        axis.grid(alpha=0.3)
-    for (held_out, learning, spread), task in zip(axes.T, tasks, strict=True):
-        _draw_readings(held_out, lines, task)
-        if task in recipe.train.tasks:
-            _draw_learning(learning, lines, recipe, task)
-            _draw_spread(spread, lines, task)
-        else:
-            learning.set_axis_off()
-            spread.set_axis_off()
-    file = BytesIO()
-    figure.savefig(file, format="png", dpi=110)
-    pyplot.close(figure)
-    write_atomic(run.path / "curves.png", file.getvalue())
-
-
-def _draw_readings(axis: Any, lines: list[dict[str, Any]], task: Task) -> None:
-    probes = [(line["step"], line["probe"]) for line in lines if "probe" in line and line["probe"]["task"] == task]
-    for key in dict.fromkeys((_label(probe), probe["temperature"]) for _, probe in probes):
-        points = [(step, p["mean"], p["stderr"]) for step, p in probes if (_label(p), p["temperature"]) == key]
-        steps, *values = zip(*points, strict=True)
-        means, errors = ([_number(value) for value in column] for column in values)
-        axis.errorbar(steps, means, errors, marker="o", markersize=3, capsize=2, label=f"{key[0]}, T = {key[1]:g}")
-    axis.set(title=f"{TITLES[task]}, held out", ylabel="mean ± standard error")
-    if probes:
-        _name_lines(axis)
-
-
-def _draw_learning(axis: Any, lines: Sequence[Mapping[str, Any]], recipe: Recipe, task: Task) -> None:
-    """What a task is trained on: its rewards, or the loss of its targets."""
-    sft = recipe.train.method == "sft"
-    drawn = {"nll": _points(lines, f"nll/{task}")} if sft else curves(lines, recipe, task)
-    for name, points in drawn.items():
-        _draw_smooth(axis, points, name)
-    what = "nats a token of the targets" if sft else "rewards while training"
-    axis.set(title=f"{TITLES[task]}, {what} (mean of up to {SMOOTHED} steps)")
-    if any(drawn.values()):
-        _name_lines(axis)
-
-
-def _draw_spread(axis: Any, lines: Sequence[Mapping[str, Any]], task: Task) -> None:
-    """How open the policy still is, and how far it went from its start where that is measured."""
-    _draw_smooth(axis, _points(lines, f"entropy/{task}"), "entropy")
-    axis.set(title=f"{TITLES[task]}, nats a token (mean of up to {SMOOTHED} steps)", ylabel="entropy")
-    handles = axis.get_lines()
-    if kl := _points(lines, f"kl/{task}"):
-        right = axis.twinx()
-        _draw_smooth(right, kl, "KL to the start", color="tab:red")
-        right.set(ylabel="KL")
-        handles = [*handles, *right.get_lines()]
-    if handles:
-        axis.legend(handles=handles, fontsize="small", loc="best", frameon=False)
-
-
-def _draw_smooth(axis: Any, points: Sequence[tuple[int, float]], name: str, **style: Any) -> None:
-    if points:
-        steps, values = zip(*points, strict=True)
-        axis.plot(steps, _smooth(values), label=name, linewidth=1.2, **style)
-
-
-def _name_lines(axis: Any) -> None:
-    """The legend, beside the lines and not over them."""
-    axis.legend(fontsize="small", loc="upper left", bbox_to_anchor=(1, 1), frameon=False)
-
-
-def _smooth(values: tuple[float, ...], width: int = SMOOTHED) -> list[float]:
-    """Running mean over the last `width` values."""
-    windows = (values[max(0, end - width) : end] for end in range(1, len(values) + 1))
-    return [sum(window) / len(window) for window in windows]
