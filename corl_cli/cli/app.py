@@ -13,6 +13,7 @@ from corl_cli.cli import (
     convert,
     data,
     doctor,
+    env,
     evaluate,
     look,
     merge,
@@ -81,7 +82,8 @@ app.add_typer(data.app, name="data")
 app.add_typer(recipe.app, name="recipe")
 app.add_typer(world.app, name="world")
 app.add_typer(bench.app, name="bench")
-app.command(epilog="Example: corl doctor")(doctor.doctor)
+app.command(epilog="Example: corl doctor --for eval geneval")(doctor.doctor)
+app.command(epilog="Example: corl env")(env.env)
 
 
 def _version(wanted: bool) -> None:

@@ -93,7 +93,7 @@ def _everything(as_json: bool) -> None:
     findings = diagnose()
     _show(findings, as_json)
     words = {"ok": "ok", "download": "to download at first use", "missing": "missing", "broken": "broken"}
-    counts = Counter(finding.state for finding in findings)
+    counts = Counter[str](finding.state for finding in findings)
     told = ", ".join(f"{counts[state]} {word}" for state, word in words.items() if counts[state])
     typer.echo(f"\n{told}. Whether a command can run: corl doctor --for train|eval|reward [NAME]", err=True)
 

@@ -35,6 +35,7 @@ def machine() -> Iterator[Need]:
     """Python, torch and what it runs on, the disks, the hub."""
     yield from basis()
     yield _gpu(), "training at full size"
+    yield torchvision()
     yield _room("disk for runs", Path("runs"), "name another with --out"), "runs and checkpoints"
     cache = Path(constants.HF_HUB_CACHE)
     yield _room("disk for the hub's cache", cache, "name another folder in HF_HOME"), "weights and data of the hub"
@@ -42,12 +43,16 @@ def machine() -> Iterator[Need]:
 
 
 def basis() -> Iterator[Need]:
-    """What every command stands on; a torchvision that does not fit stops each that has a policy."""
+    """What every command stands on."""
     yield Requirement(name="python", state="ok", detail=platform.python_version()), "everything"
     threads = torch.get_num_threads()
     detail = f"{torch.__version__}, {threads} thread{'s' * (threads > 1)}"
     yield Requirement(name="torch", state="ok", detail=detail), "everything"
-    yield _torchvision(), "none of corl's own; lpips and lmms-eval bring it along"
+
+
+def torchvision() -> Need:
+    """One that works with this torch, or none; else nothing runs that reads a model of transformers."""
+    return _torchvision(), "none of corl's own; lpips and lmms-eval bring it along"
 
 
 def libraries() -> Iterator[Need]:

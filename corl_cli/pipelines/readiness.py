@@ -63,7 +63,7 @@ def ready(asked: Asked) -> Verdict:
     """What a command needs, and what of it is not here; UsageError where it names something that does not exist."""
     command, needs = {"train": _training, "eval": _evaluation, "reward": _reward}[asked.what](asked)
     told = " ".join(["corl", *command, *_options(*(("--set", change) for change in asked.overrides))])
-    return Verdict(command=told, findings=gather({told: _fetched([*installed.basis(), *needs])}))
+    return Verdict(command=told, findings=gather({told: [*installed.basis(), *_fetched(needs)]}))
 
 
 def _training(asked: Asked) -> tuple[list[str], list[Need]]:
@@ -77,7 +77,7 @@ def _training(asked: Asked) -> tuple[list[str], list[Need]]:
     own = None if source == kind.recipe else source
     command = ["train", kind.command, *_options(("--recipe", own), ("--from", asked.checkpoint))]
     weights, data = _start(recipe), _data(recipe, source)
-    needs = [*weights, *data]
+    needs = [installed.torchvision(), *weights, *data]
     for task, spec in build.specs(recipe):
         needs += [(need, f"rewards.{task}.{spec.name}") for need in requirements(bind(spec, task))]
     absent: list[tuple[int | str, ...]] = []  # what is not here is not read
@@ -99,12 +99,14 @@ def _evaluation(asked: Asked) -> tuple[list[str], list[Need]]:
     options = _options(("--recipe", asked.recipe), ("--checkpoint", asked.checkpoint))
     command = ["eval", asked.name or "suite", *options]
     wanted = orders.Asked(recipe=asked.recipe, overrides=asked.overrides, checkpoint=asked.checkpoint)
+    vision = installed.torchvision()
     try:
         taken = orders.take(wanted, [asked.name] if asked.name else None)
     except CorlError as error:
-        return command, list(_faults(error, []))
+        return command, [vision, *_faults(error, [vision])]
     there = [] if checkpoint.requirements() else [(_weights(checkpoint), "what is evaluated")]
-    return command, there + [(need, order.benchmark.name) for order in taken for need in evaluate.needs(order)]
+    needs = [(need, order.benchmark.name) for order in taken for need in evaluate.needs(order)]
+    return command, [vision, *there, *needs]
 
 
 def _reward(asked: Asked) -> tuple[list[str], list[Need]]:
@@ -113,10 +115,14 @@ def _reward(asked: Asked) -> tuple[list[str], list[Need]]:
     names = own if asked.name is None else [asked.name]
     panel = Panel(recipe, names, asked.checkpoint)
     needs = [(need, name) for name, reward in panel.rewards.items() for need in requirements(reward)]
+    if panel.policy_name:
+        needs += _policy(panel.model)
+    if needs:  # models are read
+        needs.insert(0, installed.torchvision())
     options = _options(
         *(("--reward", name) for name in names), ("--recipe", asked.recipe), ("--checkpoint", asked.checkpoint)
     )
-    return ["reward", "score", *options], needs + (_policy(panel.model) if panel.policy_name else [])
+    return ["reward", "score", *options], needs
 
 
 def _options(*given: tuple[str, str | None]) -> list[str]:
@@ -147,14 +153,14 @@ def _data(recipe: Recipe, source: str) -> list[Need]:
 
 
 def _policy(model: Model) -> list[Need]:
-    """The policy that rewards read."""
+    """The policy that rewards read; a torchvision that stands in its way is told of apart."""
     try:
         build.policy_class(model.family)
         checkpoint = Checkpoint.find(model.checkpoint)
         if Path(checkpoint.path).expanduser().is_dir():
             fitness.check(checkpoint.path)
     except CorlError as error:
-        return list(_faults(error, []))
+        return list(_faults(error, [installed.torchvision()]))
     return [(need, "the policy that rewards read") for need in checkpoint.requirements() or [_weights(checkpoint)]]
 
 
@@ -182,13 +188,13 @@ def _here(needs: Sequence[Need]) -> bool:
 
 def _faults(error: CorlError, known: Sequence[Need]) -> Iterator[Need]:
     """What a check has said beyond the needs that are known, in one finding."""
-    told = [f"needs {need.name} ({need.state})" for need, _ in known]
+    told = [f"needs {need.name} ({need.state}): " for need, _ in known]
+    details = {need.detail for need, _ in known}
     lines = [line for line in error.message.splitlines() if not any(words in line for words in told)]
-    if lines:
+    if lines := [line for line in lines if line not in details]:
         remedies = {need.remedy for need, _ in known}
-        hints = [line for line in (error.hint or "").splitlines() if line not in remedies]
-        detail = " ".join(lines)
-        yield Requirement(name="the recipe", state="broken", detail=detail, remedy=" ".join(hints)), "everything"
+        remedy = " ".join(line for line in (error.hint or "").splitlines() if line not in remedies)
+        yield Requirement(name="the recipe", state="broken", detail=" ".join(lines), remedy=remedy), "this command"
 
 
 def _fetched(needs: Sequence[Need]) -> Iterator[Need]:
