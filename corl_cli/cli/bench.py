@@ -9,7 +9,16 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from corl_cli.cli.common import Json, Set, complete_recipe, console, progress, table
+from corl_cli.cli.common import (
+    Json,
+    Set,
+    complete_checkpoint,
+    complete_recipe,
+    complete_reward,
+    console,
+    progress,
+    table,
+)
 from corl_cli.core.numbers import finite
 
 if TYPE_CHECKING:
@@ -28,6 +37,7 @@ Model = Annotated[
         "--model",
         metavar="NAME",
         help="'world'; random weights of a size: small, tiny, janus-pro-1b, janus-pro-7b; a folder, a run or a hub id.",
+        autocompletion=complete_checkpoint,
     ),
 ]
 Prompts = Annotated[
@@ -191,9 +201,18 @@ def memory(
 @app.command(epilog="Example: corl bench rewards --reward lpips-vgg --reward lpips-vgg-unshared --image-size 256")
 def rewards(
     reward: Annotated[
-        list[str], typer.Option("--reward", metavar="NAME", help="A reward or a measure of cycle; may be repeated.")
+        list[str],
+        typer.Option(
+            "--reward",
+            metavar="NAME",
+            help="A reward or a measure of cycle; may be repeated.",
+            autocompletion=complete_reward,
+        ),
     ] = [],  # noqa: B006 (typer copies it)
-    model: Annotated[str, typer.Option("--model", help="'world', a folder, a run or a hub id.")] = "world",
+    model: Annotated[
+        str,
+        typer.Option("--model", help="'world', a folder, a run or a hub id.", autocompletion=complete_checkpoint),
+    ] = "world",
     prompts: Annotated[int, typer.Option("--prompts", min=1, help="Distinct prompts in the batch.")] = 4,
     group_size: Annotated[int, typer.Option("--group-size", min=1, help="Samples per prompt.")] = 8,
     repeats: Annotated[int, typer.Option("--repeats", min=1, help="Timed runs; the median counts.")] = 3,

@@ -8,7 +8,7 @@ from typing import Annotated, Any, Literal
 
 import typer
 
-from corl_cli.cli.common import DryRun, Json, OwnRecipe, Set, console, progress, table
+from corl_cli.cli.common import DryRun, Json, OwnRecipe, Set, complete_checkpoint, console, progress, table
 from corl_cli.core.errors import CorlError, UsageError
 
 UNUSED = "SigLIP's pooling head, a counter"
@@ -16,7 +16,13 @@ UNUSED = "SigLIP's pooling head, a counter"
 
 def convert(
     source: Annotated[
-        str | None, typer.Argument(metavar="SOURCE", help="A folder, a hub id, a run or 'world'.", show_default=False)
+        str | None,
+        typer.Argument(
+            metavar="SOURCE",
+            help="A folder, a hub id, a run or 'world'.",
+            show_default=False,
+            autocompletion=complete_checkpoint,
+        ),
     ] = None,
     out: Annotated[Path | None, typer.Option("--out", metavar="DIR", help="The folder to write to.")] = None,
     to: Annotated[

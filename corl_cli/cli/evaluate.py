@@ -20,6 +20,8 @@ from corl_cli.cli.common import (
     OwnRecipe,
     Resume,
     Set,
+    complete_checkpoint,
+    complete_result,
     console,
     progress,
     remedies,
@@ -37,7 +39,10 @@ if TYPE_CHECKING:
 CheckpointOption = Annotated[
     str | None,
     typer.Option(
-        "--checkpoint", metavar="RUN|MODEL", help="A run, RUN@best, a folder or a hub id; by itself the tiny Janus."
+        "--checkpoint",
+        metavar="RUN|MODEL",
+        help="A run, RUN@best, a folder or a hub id; by itself the tiny Janus.",
+        autocompletion=complete_checkpoint,
     ),
 ]
 Only = Annotated[
@@ -57,7 +62,7 @@ class Benchmarks(TyperGroup):
 
     def get_command(self, ctx: typer.Context, cmd_name: str) -> Any:  # type: ignore[override]
         found = super().get_command(ctx, cmd_name)
-        if found or cmd_name.startswith("-"):
+        if found or cmd_name.startswith("-") or ctx.resilient_parsing:  # a shell asks, for completion
             return found
         if ":" not in cmd_name:
             from corl_cli.core.names import suggest
@@ -214,8 +219,14 @@ def suite(
 
 @app.command(epilog="Example: corl eval compare runs/eval/world/world runs/first/eval/step-000020/world")
 def compare(
-    before: Annotated[Path, typer.Argument(metavar="A", help="A result, or a folder of results.")],
-    after: Annotated[Path, typer.Argument(metavar="B", help="Another, of the same benchmarks.")],
+    before: Annotated[
+        Path,
+        typer.Argument(metavar="A", help="A result, or a folder of results.", autocompletion=complete_result),
+    ],
+    after: Annotated[
+        Path,
+        typer.Argument(metavar="B", help="Another, of the same benchmarks.", autocompletion=complete_result),
+    ],
     as_json: Json = False,
 ) -> None:
     """The differences B - A, item by item, with bootstrap confidence intervals."""
@@ -229,7 +240,10 @@ def compare(
 
 @app.command(epilog="Example: corl eval report runs/eval/world")
 def report(
-    folder: Annotated[Path, typer.Argument(metavar="DIR", help="A result, or a folder of results.")],
+    folder: Annotated[
+        Path,
+        typer.Argument(metavar="DIR", help="A result, or a folder of results.", autocompletion=complete_result),
+    ],
     as_json: Json = False,
 ) -> None:
     """A page with the numbers beside the paper's, the drawings and what failed: DIR/report.html."""

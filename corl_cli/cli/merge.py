@@ -5,15 +5,25 @@ from typing import Annotated, Any, Literal
 
 import typer
 
-from corl_cli.cli.common import Json, console, progress, table
+from corl_cli.cli.common import Json, complete_checkpoint, console, progress, table
 
 Method = Literal["gaussian", "linear", "task-arithmetic"]
 
 
 def merge(
-    models: Annotated[list[str], typer.Argument(metavar="MODEL...", help="'world', a run, a folder or a hub id.")],
+    models: Annotated[
+        list[str],
+        typer.Argument(
+            metavar="MODEL...", help="'world', a run, a folder or a hub id.", autocompletion=complete_checkpoint
+        ),
+    ],
     out: Annotated[Path, typer.Option("--out", metavar="DIR", help="The folder to write to.")],
-    base: Annotated[str | None, typer.Option("--base", metavar="MODEL", help="What all of them began from.")] = None,
+    base: Annotated[
+        str | None,
+        typer.Option(
+            "--base", metavar="MODEL", help="What all of them began from.", autocompletion=complete_checkpoint
+        ),
+    ] = None,
     method: Annotated[
         Method | None,
         typer.Option("--method", help="gaussian is the paper's, and the default; linear needs no base."),

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from corl_cli.cli.common import DryRun, Json, Out, Recipe, Resume, Seed, Set, console, table
+from corl_cli.cli.common import DryRun, Json, Out, Recipe, Resume, Seed, Set, complete_checkpoint, console, table
 from corl_cli.core.errors import UsageError
 
 if TYPE_CHECKING:
@@ -44,7 +44,10 @@ def prepare_data(
     rollouts: Annotated[
         str | None,
         typer.Option(
-            "--rollouts", metavar="POLICY", help="Keep what this checkpoint or run neither always nor never gets."
+            "--rollouts",
+            metavar="POLICY",
+            help="Keep what this checkpoint or run neither always nor never gets.",
+            autocompletion=complete_checkpoint,
         ),
     ] = None,
     dry_run: DryRun = False,

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
-from corl_cli.cli.common import Json, Set, progress, remedies, table
+from corl_cli.cli.common import Json, Set, complete_checkpoint, complete_reward, progress, remedies, table
 from corl_cli.cli.common import Recipe as RecipeOption
 from corl_cli.core.errors import CorlError, UsageError
 
@@ -23,13 +23,6 @@ DEFAULT = "world/unified"
 SHOWN = 50  # failed samples listed on stderr
 
 app = typer.Typer(help="List, try, explain and audit rewards.", no_args_is_help=True, rich_markup_mode=None)
-
-
-def complete_reward(incomplete: str) -> list[str]:
-    """Registered rewards that begin so, for shell completion."""
-    from corl_cli.rewards import REWARDS
-
-    return [name for name in REWARDS if name.startswith(incomplete)]
 
 
 Rewards = Annotated[
@@ -64,7 +57,10 @@ File = Annotated[
 Checkpoint = Annotated[
     str | None,
     typer.Option(
-        "--checkpoint", metavar="RUN|MODEL", help="The policy that rewards read, in place of the recipe's model."
+        "--checkpoint",
+        metavar="RUN|MODEL",
+        help="The policy that rewards read, in place of the recipe's model.",
+        autocompletion=complete_checkpoint,
     ),
 ]
 
