@@ -36,7 +36,14 @@ from corl_cli.scoring.answers import extract
 from corl_cli.trainer.album import Entry, Look
 
 ITEMS = 4  # rows of the picture
-PAGE, MARGIN, WORDS, CELL, GAP = 960, 24, 128, 80, 4  # of the picture, in pixels of a page; it has twice as many
+PAGE, MARGIN, HEAD, WORDS, CELL, GAP = (
+    960,
+    24,
+    92,
+    128,
+    80,
+    4,
+)  # of the picture, in pixels of a page; it has twice as many
 
 
 @rc_context(PLAIN)
@@ -157,10 +164,10 @@ def poster(story: Story, looks: Sequence[Look]) -> Figure:
     read = [task for task in story.tasks if story.readings(task)]
     first, last = looks[0], looks[-1] if len(looks) > 1 else None
     rows = min(ITEMS, len(first.entries))
-    curves = 120 + (CELL + 2 * GAP) * rows
+    curves = HEAD + 44 + (CELL + 2 * GAP) * rows
     canvas = _Canvas(curves + (240 if read else 0))
     canvas.write(MARGIN, 16, story.label, size=18, bold=True)
-    told = f"{_told(story)}; each row: all samples of one item, from the same noise before and after"
+    told = f"{_told(story)}\nEach row holds all samples of one item, from the same noise before and after."
     canvas.write(MARGIN, 44, told, color=FAINT)
     _draw_looks(canvas, story, first, last, rows)
     width = (PAGE - 2 * MARGIN - 64) / 2
@@ -211,10 +218,10 @@ def _draw_looks(canvas: _Canvas, story: Story, first: Look, last: Look | None, r
         (after, four, _when(last) if last else "after: nothing was drawn yet"),
     )
     for left, width, words in heads:
-        canvas.write(left, 76, words, bold=left in (before, after))
-        canvas.rule(left, 96, width)
+        canvas.write(left, HEAD, words, bold=left in (before, after))
+        canvas.rule(left, HEAD + 20, width)
     for row in range(rows):
-        top = 104 + row * (CELL + 2 * GAP)
+        top = HEAD + 28 + row * (CELL + 2 * GAP)
         entry = first.entries[row]
         canvas.write(MARGIN, top, _wrapped(_asked(entry), 20, 5), size=11.5)
         canvas.paste(real, top, entry.real)

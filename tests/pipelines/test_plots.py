@@ -211,8 +211,7 @@ def test_the_picture_says_what_the_run_did(story):
     trained = [step(at, length__t2i=16.0, length__mm2t=9.0) for at in range(1, 9)]
     figure = plots.poster(story([*read, *trained], "here/run"), [look(0), look(8)])
     words = [text.get_text() for text in figure.texts]
-    assert words[0] == "here/run"
-    assert words[1].startswith("8 steps, 1,024 samples trained on; recipe rig, seed 0; ")  # 8 x 16 x 4 x 2
+    assert words[:2] == ["here/run", "8 steps, 1,024 samples trained on; recipe rig, seed 0"]  # 8 x 16 x 4 x 2
     assert {"before training", "after 8 steps", "Drawing: x, 4 held-out items"} <= {*words}
     assert "T = 1, as in training: 0.250 ± 0.100 → 0.750 ± 0.100" in words
     assert "T = 0: 0.500 ± 0.100 → 0.625 ± 0.100" in words
