@@ -21,7 +21,6 @@ from corl_cli.core.progress import Progress
 if TYPE_CHECKING:
     from rich.console import Console
 
-RUNS = "runs/"  # where runs go without --out
 DEPTH, WIDTH = 5, 500  # of the tree that completion looks at: levels, and folders of each
 PARTS = frozenset({"checkpoints", "samples", "rollouts"})  # of a run
 CLOSED = frozenset({"eval.yaml", "config.json"})  # of folders with none inside: a result, a model
@@ -49,7 +48,7 @@ def complete_benchmark(incomplete: str) -> list[str]:
 
 
 def complete_run(incomplete: str) -> list[str]:
-    """Runs whose path begins so; of those in runs/ the name is enough."""
+    """Runs whose path begins so."""
     return _folders(incomplete, lambda inside: "recipe.yaml" in inside)
 
 
@@ -66,22 +65,21 @@ def complete_result(incomplete: str) -> list[str]:
 
 def _folders(incomplete: str, wanted: Callable[[set[str]], bool]) -> list[str]:
     """Wanted folders, told by the names inside, whose path begins so; near ones first, and not all of a large tree."""
-    begun = [incomplete] if incomplete.startswith((*"./~", RUNS)) else [incomplete, RUNS + incomplete]
-    found: dict[str, None] = {}
-    for begin in begun:
-        at, start = begin[: begin.rfind("/") + 1], begin.rpartition("/")[2]
-        level = [at + name for name, is_folder in _inside(at or ".") if is_folder and name.startswith(start)]
-        for _ in range(DEPTH):
-            inside = {path: _inside(path) for path in sorted(level)[:WIDTH]}
-            names = {path: {name for name, _ in entries} for path, entries in inside.items()}
-            found |= dict.fromkeys(path for path in inside if wanted(names[path]))
-            level = [
-                f"{path}/{name}"
-                for path, entries in inside.items()
-                for name, is_folder in entries
-                if is_folder and name not in PARTS and not names[path] & CLOSED
-            ]
-    return list(found)
+    start = incomplete.rpartition("/")[2]
+    at = incomplete.removesuffix(start)
+    level = [at + name for name, is_folder in _inside(at or ".") if is_folder and name.startswith(start)]
+    found: list[str] = []
+    for _ in range(DEPTH):
+        inside = {path: _inside(path) for path in sorted(level)[:WIDTH]}
+        names = {path: {name for name, _ in entries} for path, entries in inside.items()}
+        found += [path for path in inside if wanted(names[path])]
+        level = [
+            f"{path}/{name}"
+            for path, entries in inside.items()
+            for name, is_folder in entries
+            if is_folder and name not in PARTS and not names[path] & CLOSED
+        ]
+    return found
 
 
 def _inside(folder: str) -> list[tuple[str, bool]]:
