@@ -230,8 +230,11 @@ def _failure(error: BaseException) -> dict[str, Any]:
 
 def _leave(failure: dict[str, Any]) -> NoReturn:
     """End this process from a thread, whatever its main thread waits for."""
-    cursor = "\x1b[?25h" if sys.stderr.isatty() else ""  # a progress bar has hidden it
     hint = f"\nhint: {failure['hint']}" if failure["hint"] else ""
-    print(f"{cursor}error: process {failure['process']}: {failure['message']}{hint}", file=sys.stderr, flush=True)
+    print(f"error: process {failure['process']}: {failure['message']}{hint}", file=sys.stderr, flush=True)
     time.sleep(1)  # the failed process prints its own; a launcher ends it once any other has left
+    if sys.__stderr__ is not None and sys.__stderr__.isatty():
+        print(
+            "\x1b[?25h", end="", file=sys.__stderr__, flush=True
+        )  # a panel has hidden the cursor; sys.stderr is its own
     os._exit(failure["code"])
