@@ -20,6 +20,7 @@ from corl_cli.cli import (
     plan,
     prepare,
     recipe,
+    report,
     reward,
     reward_run,  # noqa: F401 (adds to reward)
     study,
@@ -72,6 +73,7 @@ app.command(epilog="Example: corl merge runs/t2i runs/mm2t --base world --out me
 app.command(epilog="Example: corl convert deepseek-ai/Janus-Pro-1B --out janus-pro-1b")(convert.convert)
 app.command(epilog="Example: corl plan unified/janus-pro-1b --gpu h100 --set train.max_steps=1000")(plan.plan)
 app.add_typer(study.app, name="study")
+app.command(epilog="Example: corl report runs/first runs/second")(report.report)
 app.add_typer(reward.app, name="reward")
 app.add_typer(evaluate.app, name="eval")
 app.command(

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from corl_cli.cli.common import Json, Set, console, progress, table
+from corl_cli.cli.common import Json, Set, complete_reward, complete_run, console, progress, table
 from corl_cli.cli.reward import app
 from corl_cli.core.errors import UsageError
 from corl_cli.core.numbers import finite
@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from corl_cli.pipelines.audit import Audit
     from corl_cli.pipelines.replay import Replay
 
-Run = Annotated[Path, typer.Argument(metavar="RUN", help="The folder of a run.")]
+Run = Annotated[Path, typer.Argument(metavar="RUN", help="The folder of a run.", autocompletion=complete_run)]
 SHOWN = 10  # groups in the table
 SAMPLES = 3  # of an alarm, in text
 
@@ -29,7 +29,12 @@ def replay(
     step: Annotated[int | None, typer.Option("--step", metavar="N", help="One recorded step; all by default.")] = None,
     rewards: Annotated[
         list[str],
-        typer.Option("--reward", metavar="NAME|MAPPING", help="In place of its task's rewards; may be repeated."),
+        typer.Option(
+            "--reward",
+            metavar="NAME|MAPPING",
+            help="In place of its task's rewards; may be repeated.",
+            autocompletion=complete_reward,
+        ),
     ] = [],  # noqa: B006 (typer copies it)
     overrides: Set = [],  # noqa: B006
     as_json: Json = False,

@@ -18,7 +18,9 @@ from corl_cli.core.run_dir import RunDir
 from corl_cli.core.types import TASKS
 from corl_cli.pipelines.summary import TITLES, Story, summarise
 
-WHOLE = 12  # characters of a commit
+SHORT = 12  # characters of a commit
+
+Readings = Sequence[tuple[int, float, float]]  # step, mean, standard error
 
 
 def demand_run(folder: Path) -> None:
@@ -97,21 +99,20 @@ def changes(stories: Sequence[Story]) -> list[dict[str, str]]:
     """A line for every held-out score and temperature; before, after and change of one run, or a column for each."""
     table: dict[tuple[str, str, float], dict[str, str]] = {}
     for story in stories:
-        readings = {(task, *key): points for task in story.tasks for key, points in story.readings(task).items()}
+        readings: dict[tuple[str, str, float], Readings] = {
+            (task, *key): points for task in story.tasks for key, points in story.readings(task).items()
+        }
         for change in summarise(story.run).changes:
             key = (change.task, change.score, change.temperature)
-            points = readings.get((change.task, change.score, change.temperature), [])
-            line = table.setdefault(
-                key,
-                {"held out": f"{TITLES[change.task]}: {change.score}", "T": f"{change.temperature:g}"}  # type: ignore[index]
-                | {"items": str(change.items)},
-            )
-            line |= _change(story, points, alone=len(stories) == 1)
+            held_out = f"{'drawing' if change.task == 't2i' else 'answering'}: {change.score}"
+            line = {"held out": held_out, "T": f"{change.temperature:g}", "items": str(change.items)}
+            table.setdefault(key, line)
+            table[key] |= _change(story, readings.get(key, []), alone=len(stories) == 1)
     columns = list(dict.fromkeys(name for line in table.values() for name in line))
     return [{name: line.get(name, "–") for name in columns} for line in table.values()]
 
 
-def _change(story: Story, points: Sequence[tuple[int, float, float]], *, alone: bool) -> dict[str, str]:
+def _change(story: Story, points: Readings, *, alone: bool) -> dict[str, str]:
     if not points:
         return {} if alone else {story.label: "–"}
     (first, before, error), (last, after, other) = points[0], points[-1]
@@ -166,5 +167,5 @@ def provenance(story: Story) -> dict[str, str]:
     known = story.run.provenance()
     data = known.pop("data", {})
     facts = {"command": shlex.join(known.pop("command", [])), "folder": str(story.run.path)}
-    facts |= {name: str(value)[:WHOLE] if name == "commit" else str(value) for name, value in known.items() if value}
+    facts |= {name: str(value)[:SHORT] if name == "commit" else str(value) for name, value in known.items() if value}
     return facts | {f"data {name}": str(value) for name, value in data.items()}

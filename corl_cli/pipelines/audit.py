@@ -7,14 +7,17 @@ import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
+from matplotlib.figure import Figure
+from matplotlib.lines import Line2D
 from PIL import Image
 
 from corl_cli.core import pages
 from corl_cli.core.errors import CorlError
 from corl_cli.core.progress import Progress
 from corl_cli.core.types import Task
+from corl_cli.pipelines import panels, plots
 from corl_cli.pipelines.alarms import review
 from corl_cli.pipelines.audit_statistics import (
     Correlation,
@@ -26,14 +29,10 @@ from corl_cli.pipelines.audit_statistics import (
 )
 from corl_cli.pipelines.evidence import Alarm, Evidence, Record, Seen
 from corl_cli.pipelines.recordings import NEGATIVE_SHARE, Recordings, pooled
-from corl_cli.pipelines.summary import cancels, curves
+from corl_cli.pipelines.summary import Story, cancels
 from corl_cli.scoring.appearance import appearance
 from corl_cli.trainer.rollout import Recorded
 
-if TYPE_CHECKING:
-    from matplotlib.figure import Figure
-
-LABELS = 3  # of a legend's row
 SIDE = 256  # pixels of a drawing in the page, at most
 UNITS = {"brightness": "mean luminance", "contrast": "deviation of luminance", "entropy": "bits of colour"}
 
@@ -87,14 +86,19 @@ class Exhibit:
 class Audited:
     """An audit with what a page shows of it.
 
-    `exhibits` are the samples of each of its alarms, in order; `rewards` and `appearance` are figures through time: of
-    what was paid, and of what drawings look like beside real images.
+    `exhibits` are the samples of each of its alarms, in order; `story` and `record` are what was looked at.
     """
 
     found: Audit
     exhibits: list[list[Exhibit]]
-    rewards: list[Figure]
-    appearance: list[Figure]
+    story: Story
+    record: Record
+
+    @property
+    def appearance(self) -> list[Figure]:
+        """What drawings look like beside the real images through the recorded steps."""
+        drawn = self.record.steps.get("t2i", [])
+        return [_appearance(self.story, name, drawn) for name in (drawn[0].looks if drawn else ())]
 
 
 def audit(recordings: Recordings, progress: Progress | None = None) -> Audited:
@@ -121,14 +125,22 @@ def audit(recordings: Recordings, progress: Progress | None = None) -> Audited:
     return Audited(
         found=found,
         exhibits=[[exhibits[sample] for sample in alarm.samples] for alarm in found.alarms],
-        rewards=_reward_figures(record),
-        appearance=_appearance_figures(record),
+        story=Story.read(recordings.run.path),
+        record=record,
     )
 
 
 def write(audited: Audited, page: Path) -> None:
-    """Write the page of an audit."""
-    pages.write(page, "audit.html", audited=audited, audit=audited.found, tables=tables(audited.found))
+    """Write the page about an audit."""
+    story = audited.story
+    pages.write(
+        page,
+        "audit.html",
+        audited=audited,
+        audit=audited.found,
+        tables=tables(audited.found),
+        rewards=[figure for task in story.tasks for figure in plots.rewards([story], task)],
+    )
 
 
 def tables(found: Audit) -> dict[str, list[dict[str, Any]]]:
@@ -188,8 +200,8 @@ def _record(recordings: Recordings, progress: Progress | None) -> tuple[Record, 
             "Train the run again; its recipe.yaml says how.",
         )
     lacking = [f"{task}: no step of it is recorded" for task, seen in steps.items() if not seen]  # tasks take turns
-    recorded = {task: seen for task, seen in steps.items() if seen}
-    return Record(recipe=recordings.recipe, steps=recorded, metrics=recordings.run.read_metrics()), damaged + lacking
+    there = {task: seen for task, seen in steps.items() if seen}
+    return Record(recipe=recordings.recipe, steps=there, metrics=recordings.run.read_metrics()), damaged + lacking
 
 
 def _seen(step: int, task: Task, recorded: Recorded) -> Seen:
@@ -262,42 +274,12 @@ def _small(image: Image.Image) -> Image.Image:
     return copy
 
 
-def _reward_figures(record: Record) -> list[Figure]:
-    """Rewards through all steps."""
-    drawn = {f"{task}: rewards": curves(record.metrics, record.recipe, task) for task in record.steps}
-    return [_figure(title, lines) for title, lines in drawn.items() if lines]
-
-
-def _appearance_figures(record: Record) -> list[Figure]:
-    """What drawings look like beside the real images through the recorded steps."""
-    drawn = record.steps.get("t2i", [])
-    return [
-        _figure(
-            f"{name} ({UNITS[name]})",
-            {
-                "drawings": [(seen.step, float(seen.looks[name].nanmean())) for seen in drawn],
-                "real images": [(seen.step, float(seen.real[name].nanmean())) for seen in drawn],
-            },
-            marker="o",
-        )
-        for name in (drawn[0].looks if drawn else ())
-    ]
-
-
-def _figure(title: str, lines: Mapping[str, Sequence[tuple[int, float]]], marker: str = "") -> Figure:
-    from matplotlib.figure import Figure
-
-    from corl_cli.pipelines.panels import COLOURS, INK, dress
-
-    rows = math.ceil(len(lines) / LABELS)
-    figure = Figure(figsize=(3.6, 2.2 + 0.2 * rows), layout="constrained")
-    axis = figure.subplots()
-    dress(axis)
-    for place, (label, points) in enumerate(lines.items()):
-        steps, values = zip(*points, strict=True)
-        colour = COLOURS[place % len(COLOURS)]
-        axis.plot(steps, values, label=label, color=colour, linewidth=1.4, marker=marker, markersize=3)
-    axis.set_title(title, fontsize=10, loc="left", color=INK)
-    axis.set_xlabel("step", fontsize=9)
-    figure.legend(loc="outside lower left", ncols=LABELS, fontsize=9, frameon=False)
+def _appearance(story: Story, name: str, drawn: Sequence[Seen]) -> Figure:
+    lines = {"drawings": [seen.looks[name] for seen in drawn], "real images": [seen.real[name] for seen in drawn]}
+    colours = dict(zip(lines, (panels.COLOURS[0], panels.FAINT), strict=True))
+    keys = [Line2D([], [], color=colour, linewidth=3, label=label) for label, colour in colours.items()]
+    figure, axes = panels.panels(f"{name} ({UNITS[name]})", [""], [story], keys)
+    for label, values in lines.items():
+        means = [float(value.nanmean()) for value in values]
+        axes[""].plot([seen.step for seen in drawn], means, "o-", color=colours[label], markersize=3, linewidth=1.4)
     return figure

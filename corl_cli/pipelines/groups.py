@@ -17,8 +17,8 @@ from corl_cli.scoring.groups import comparable, zero_variance
 from corl_cli.trainer.rollout import Recorded
 
 CHOICE = (
-    "Of each step and task: the group whose totals are spread most, the one with the median spread, and the first whose "
-    "totals are all equal, if there is one."
+    "Of each step and task: the group whose totals are spread most, the one with the median spread, and the first "
+    "whose totals are all equal, if there is one."
 )
 
 

@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 from PIL import Image
 
 from corl_cli.core.errors import CorlError
+from corl_cli.core.types import AnswerType
 from corl_cli.pipelines.summary import Story
 from corl_cli.scoring.answers import extract, judge
 from corl_cli.scoring.choices import read_options
@@ -37,6 +38,11 @@ class Cell:
     step: int
     drawings: list[Image.Image]
     answers: list[Answer]
+
+    @property
+    def right(self) -> int:
+        """How many of the answers are right."""
+        return sum(answer.right is True for answer in self.answers)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -109,6 +115,8 @@ def _cell(step: int, entry: Entry) -> Cell:
 
 
 def _answer(entry: Entry, text: str) -> Answer:
-    kind = "mc" if entry.answer in read_options(entry.question) else "oe"  # a gold answer that is a letter shown
+    kind: AnswerType = (
+        "mc" if entry.answer in read_options(entry.question) else "oe"
+    )  # a gold answer that is a letter shown
     verdict = judge(entry.question, entry.answer, text, kind)
     return Answer(text=text, final=extract(text) or "", right=verdict.correct)

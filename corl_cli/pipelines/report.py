@@ -6,7 +6,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, TypeVar
 
 from corl_cli.core import pages
 from corl_cli.core.errors import CorlError
@@ -58,6 +58,11 @@ class Told:
             "state": account.state(self.story),
             "written": account.written(self.story),
         }
+
+    @property
+    def planned(self) -> int | None:
+        """Steps planned, where that is known."""
+        return account.num_steps(self.story)
 
     @property
     def raised(self) -> dict[str, int]:
@@ -176,11 +181,10 @@ def refresh(run: RunDir, say: Callable[[str], None]) -> None:
 def finish(run: RunDir) -> None:
     """The page and the picture of a run that ends; CorlError when they cannot be made."""
     write([run.path], run.path / PAGE)
-    picture(run.path, run.path / PICTURE)
+    draw(run.path, run.path / PICTURE)
 
 
-def picture(folder: Path, file: Path) -> None:
+def draw(folder: Path, file: Path) -> None:
     """Write the one picture of a run that stands alone; CorlError when it has no samples."""
-    account.demand_run(folder)
     story = Story.read(folder)
     write_atomic(file, plots.picture(story, album.read(story.run.samples)))

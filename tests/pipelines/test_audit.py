@@ -298,8 +298,8 @@ def test_a_total_that_is_zero_by_construction_is_said_and_not_drawn(rig):
         rig.run.append_metrics({"step": step} | {f"reward/mm2t/{name}": mean for name, mean in rewards.items()})
     found, page = look(rig.run)
     assert any("of their total is 0 by construction" in remark for remark in found.remarks)
-    assert ">format</text>" in page
-    assert ">total</text>" not in page
+    assert ">answering: format</text>" in page
+    assert ">answering: total</text>" not in page
 
 
 def test_a_negative_share_is_explained(rig):
