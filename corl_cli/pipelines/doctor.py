@@ -47,23 +47,23 @@ def diagnose() -> list[Finding]:
 
 
 def gather(groups: dict[str, Iterable[Need]]) -> list[Finding]:
-    """One finding for each name, in the group that it is first met in, with all that it is for."""
-    found: dict[str, tuple[str, Requirement]] = {}
-    purposes: dict[str, dict[str, None]] = {}
+    """One finding for each thing, in the group that it is first met in, with all that it is for."""
+    found: dict[Requirement, str] = {}
+    purposes: dict[Requirement, dict[str, None]] = {}
     for group, needs in groups.items():
         for requirement, purpose in needs:
-            found.setdefault(requirement.name, (group, requirement))
-            purposes.setdefault(requirement.name, {})[purpose] = None
+            found.setdefault(requirement, group)
+            purposes.setdefault(requirement, {})[purpose] = None
     return [
         Finding(
             group=group,
-            name=name,
+            name=requirement.name,
             state=requirement.state,
             detail=requirement.detail,
             remedy=requirement.remedy,
-            purpose=", ".join(purposes[name]),
+            purpose=", ".join(purposes[requirement]),
         )
-        for name, (group, requirement) in found.items()
+        for requirement, group in found.items()
     ]
 
 

@@ -63,7 +63,6 @@ def libraries() -> Iterator[Need]:
     yield package("datasets", again), "data of the hub and of files"
     yield package("peft", "pip install 'corl[lora]'"), "model.lora"
     yield _flash(), "model.attention: flash_attention_2"
-    yield package("lmms-eval", "pip install 'corl[eval]'"), "benchmarks of answers"
 
 
 def package(name: str, remedy: str) -> Requirement:
