@@ -13,7 +13,7 @@ from typing import Any
 import torch
 from huggingface_hub import constants
 
-import corl_cli
+from corl_cli import __version__
 from corl_cli.pipelines.machine import GIB, memory, processor
 
 LIBRARIES = (
@@ -75,7 +75,7 @@ LONGEST = 60  # characters of a value
 def environment() -> dict[str, dict[str, Any]]:
     """Sections of facts; no keys, tokens, names of users or hosts, and no paths are among them."""
     return {
-        "corl": {"version": corl_cli.__version__, **_installation(), "commit": _commit()},
+        "corl": {"version": __version__, **_installation(), "commit": _commit()},
         "machine": {
             "python": f"{platform.python_version()} ({platform.python_implementation()})",
             "system": f"{platform.system()} {platform.release()} {platform.machine()}",
@@ -104,7 +104,7 @@ def _installation() -> dict[str, str]:
 
 def _commit() -> str | None:
     """The commit of corl's own checkout, or the one that it was installed from; None where neither is known."""
-    folder = Path(corl_cli.__file__).parents[1]
+    folder = Path(__file__).parents[2]
     if (folder / ".git").exists():
         describe = ["git", "describe", "--always", "--dirty", "--abbrev=40", "--exclude=*"]
         try:
