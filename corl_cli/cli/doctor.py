@@ -103,9 +103,8 @@ def _show(findings: Sequence[Finding], as_json: bool) -> None:
         table([asdict(finding) for finding in findings], as_json=True)
         return
     width = max(40, min(120, shutil.get_terminal_size((120, 24)).columns))
-    for group, inside in groupby(findings, key=lambda finding: finding.group):
-        if group:
-            typer.echo(f"{group}")
+    for number, (group, inside) in enumerate(groupby(findings, key=lambda finding: finding.group)):
+        typer.echo("\n" * (number > 0) + group)
         for finding in inside:
             typer.echo("\n".join(_lines(finding, width)))
 
