@@ -52,14 +52,15 @@ def report(
         draw(runs[0], picture)
     if as_json:
         told = {"page": str(page), "picture": picture and str(picture), "runs": [_told(run) for run in made.runs]}
+        told["missing"] = made.missing
         typer.echo(json.dumps(finite(told), indent=2, ensure_ascii=False, allow_nan=False))
         return
     for run in made.runs:
         alarms = [alarm.name for alarm in run.audited.found.alarms] if run.audited else []
         seen = ("; ".join(alarms) or "no alarm") if run.audited else "not audited"
         typer.echo(f"{run.story.label}: {run.head['steps']}, {run.head['state']}; {seen}")
-        for reason in run.missing:
-            console().print(f"not shown: {reason}", markup=False, soft_wrap=True)
+    for reason in made.missing:
+        console().print(f"warning: not shown: {reason}", markup=False, soft_wrap=True)
     for file in (page, picture):
         if file:
             console().print(f"Open: {file}", markup=False, soft_wrap=True)
@@ -80,5 +81,4 @@ def _told(run: Told) -> dict[str, Any]:
             asdict(change) | {"change": change.after - change.before} for change in summarise(run.story.run).changes
         ],
         **{f"{level}s": count if run.audited else None for level, count in run.raised.items()},
-        "missing": run.missing,
     }

@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from PIL.Image import Image
 
 TEMPLATES = Path(__file__).parent / "templates"
-SIDE, LIGHT = 192, 6000  # pixels of one of many images, and bytes of a PNG that is left as it is
+SIDE, LIGHT = 160, 6000  # pixels of one of many images, and bytes of a PNG that is left as it is
 
 
 def render(template: str, **values: Any) -> str:
@@ -60,7 +60,7 @@ def photo_uri(image: Image) -> str:
     small.save(png, "PNG")
     if png.tell() <= LIGHT:
         return _address("png", png)
-    small.save(webp, "WEBP", quality=80)
+    small.save(webp, "WEBP", quality=75)
     return _address("webp", webp)
 
 

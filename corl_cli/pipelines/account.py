@@ -46,7 +46,7 @@ def sentence(story: Story) -> str:
     """What the run is: which tasks are trained, how, on which data, from which model."""
     train, recipe = story.recipe.train, story.recipe
     what = " and ".join(TITLES[task] for task in TASKS if task in train.tasks)
-    how = "imitated from the data's own targets" if train.method == "sft" else "trained by reinforcement"
+    how = "learnt by imitating the data's own targets" if train.method == "sft" else "trained by reinforcement"
     turns = ", by turns" if train.cycle else ", together" if len(train.tasks) > 1 else ""
     data = "the embedded world" if recipe.data.path == "world" else f"{recipe.data.path} ({recipe.data.split})"
     model = "the shipped tiny Janus" if recipe.model.checkpoint == "world" else recipe.model.checkpoint
@@ -105,10 +105,11 @@ def changes(stories: Sequence[Story]) -> list[dict[str, str]]:
         for change in summarise(story.run).changes:
             key = (change.task, change.score, change.temperature)
             held_out = f"{'drawing' if change.task == 't2i' else 'answering'}: {change.score}"
-            line = {"held out": held_out, "T": f"{change.temperature:g}", "items": str(change.items)}
+            line = {"held out": held_out, "T": f"{change.temperature:g}"}
             table.setdefault(key, line)
             table[key] |= _change(story, readings.get(key, []), alone=len(stories) == 1)
-    columns = list(dict.fromkeys(name for line in table.values() for name in line))
+            table[key]["items"] = str(change.items)
+    columns = sorted(dict.fromkeys(name for line in table.values() for name in line), key=lambda name: name == "items")
     return [{name: line.get(name, "–") for name in columns} for line in table.values()]
 
 
@@ -121,7 +122,7 @@ def _change(story: Story, points: Readings, *, alone: bool) -> dict[str, str]:
     if first == last:
         return {f"step {first}": start} if alone else {story.label: start}
     if alone:
-        return {f"step {first}": start, f"step {last}": end, "change": moved}
+        return {"change": moved, f"step {first}": start, f"step {last}": end}
     return {story.label: f"{before:.3f} → {after:.3f} ({moved})"}
 
 

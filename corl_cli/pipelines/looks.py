@@ -115,8 +115,7 @@ def _cell(step: int, entry: Entry) -> Cell:
 
 
 def _answer(entry: Entry, text: str) -> Answer:
-    kind: AnswerType = (
-        "mc" if entry.answer in read_options(entry.question) else "oe"
-    )  # a gold answer that is a letter shown
+    options = read_options(entry.question)
+    kind: AnswerType = "mc" if entry.answer in options else "oe"  # looks do not say, but a letter that is shown does
     verdict = judge(entry.question, entry.answer, text, kind)
     return Answer(text=text, final=extract(text) or "", right=verdict.correct)

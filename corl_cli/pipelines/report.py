@@ -92,6 +92,7 @@ class Report:
         for folder in folders:
             account.demand_run(folder)
         self.stories = tell(folders)
+        self.album = looks.Album(items=[], looks={}, damaged=[])
         self.runs = [Told(story=story, colour=colour) for story, colour in panels.coloured(self.stories)]
         for told in self.runs:
             try:
@@ -108,12 +109,12 @@ class Report:
         """Read what the runs have recorded, and write the page."""
         for told in self.runs:
             self._read(told, progress)
-        shown = looks.read(self.stories)
+        self.album = looks.read(self.stories)
         compared, differences = account.differences(self.stories)
         pages.write(
             page,
             "run.html",
-            title=" and ".join(story.label for story in self.stories),
+            title=", ".join(story.label for story in self.stories),
             runs=self.runs,
             sentence=account.sentence,
             made=datetime.now(UTC).strftime("%Y-%m-%d %H:%M UTC"),
@@ -121,14 +122,21 @@ class Report:
             curves=self._curves(),
             machine=plots.machine(self.stories) if self._begun else [],
             smoothing=panels.SMOOTHING,
-            album=shown,
-            looks=looks,
+            album=self.album,
+            judged=looks.JUDGED,
+            missing=self.missing,
             choice=groups.CHOICE,
             titles=TITLES,
             compared=compared,
             differences=differences,
             paper=paper.SOURCE,
         )
+
+    @property
+    def missing(self) -> list[str]:
+        """What could not be read, and why; known when the page is written."""
+        own = [reason for told in self.runs for reason in (*told.missing, *told.apart.damaged)]
+        return [*self.album.damaged, *dict.fromkeys(own)]
 
     def _read(self, told: Told, progress: Progress | None) -> None:
         run = told.story.run
@@ -140,7 +148,7 @@ class Report:
             told.apart = groups.take_apart(recordings, self._apart(told), progress)
         if (run.path / "eval").is_dir():
             told.boards = told.optional("evaluations", lambda: eval_report.boards(run.path / "eval", pictures=0), [])
-        told.provenance = told.optional("provenance", lambda: account.provenance(told.story), {})
+        told.provenance = told.optional(run.provenance_file.name, lambda: account.provenance(told.story), {})
 
     def _apart(self, told: Told) -> list[int]:
         """The recorded steps whose groups are shown; of several runs the last."""
