@@ -51,8 +51,12 @@ def report(
     if picture:
         draw(runs[0], picture)
     if as_json:
-        told = {"page": str(page), "picture": picture and str(picture), "runs": [_told(run) for run in made.runs]}
-        told["missing"] = made.missing
+        told = {
+            "page": str(page),
+            "picture": picture and str(picture),
+            "runs": [_told(run) for run in made.runs],
+            "missing": made.missing,
+        }
         typer.echo(json.dumps(finite(told), indent=2, ensure_ascii=False, allow_nan=False))
         return
     for run in made.runs:
