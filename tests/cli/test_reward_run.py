@@ -87,7 +87,7 @@ def test_audit_prints_the_same_as_text_json_and_page(run, tmp_path):
         assert alarm["name"] in page.read_text()
     assert str(run / "audit.html") in text.stderr
     html = (run / "audit.html").read_text()
-    assert html.count("<svg") == 5  # two tasks' rewards, three looks
+    assert html.count("<svg") == 11  # five curves of drawing, three of answering, three looks
     assert "http" not in html.replace("http://www.w3.org", "")
 
 
