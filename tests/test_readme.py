@@ -20,15 +20,27 @@ EXPECTED = {
     "corl prepare-data --recipe prepare/stage1 --dry-run": (1, "data/raw/coco/train2017 is missing"),
     "corl eval geneval --recipe eval/janus-pro-1b --self-test": (1, "geneval needs object detector (missing)"),
     "corl recipe diff world/unified world/checker": (1, ""),  # they differ
+    "corl doctor --for train unified/janus-pro-1b": (1, ""),  # weights, data and rewards' models are not here
 }  # what needs a network says so; everything else exits 0
-WHOLE = CORL[1]  # a training that is run to the last word
+WHOLE = "corl train unified --set train.max_steps=20 --out runs/first"  # is run as it is
+APART = "corl train unified --dry-run"  # in a process of its own, as what starts several is
 FEWER = ["--set", "eval.probes.items=4", "--set", "sampling.group_size=2"]
 
 
 def test_the_readme_shows_only_commands_that_are_tested() -> None:
     assert len(CORL) >= 10
     assert set(COMMANDS) - set(CORL) == {"make demo", "make test"}
-    assert set(EXPECTED) <= set(CORL)
+    assert {*EXPECTED, WHOLE, APART} <= set(CORL)
+
+
+def test_the_readmes_pictures_and_links_are_there() -> None:
+    for target in re.findall(r"\]\(([^)]+)\)", README):
+        if not target.startswith(("https://", "#")):
+            assert (ROOT / target).is_file(), target
+    heads = {
+        re.sub(r"[^a-z0-9 -]", "", head.lower()).replace(" ", "-") for head in re.findall(r"(?m)^#+ (.*)$", README)
+    }
+    assert {target[1:] for target in re.findall(r"\]\((#[^)]+)\)", README)} <= heads
 
 
 @pytest.fixture(scope="module")
@@ -42,7 +54,7 @@ def test_the_readmes_commands_run(command: str, folder: Path) -> None:
     typed = shlex.split(command)[1:]
     if typed[0] in ("train", "study") and "--set" in typed and not command.startswith(WHOLE):
         typed += FEWER
-    apart = "--num-processes" in typed or command == CORL[0]  # the rest needs no process of its own
+    apart = "--num-processes" in typed or command == APART
     done = (process if apart else corl)(*typed, cwd=folder)
     assert done.returncode == code, done.stderr
     assert words in done.stderr

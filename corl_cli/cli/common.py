@@ -226,22 +226,31 @@ class Bar:
 
 
 class Lines:
-    """Progress as lines of text, for logs."""
+    """Progress as lines of text, for logs; the time left is told by what came after the first steps, which load."""
 
     def __init__(self, what: str, total: int, done: int, every: float) -> None:
         self.what, self.total, self.done, self.every = what, total, done, every
-        self.start, self.first = time.monotonic(), done
-        self.last = self.start
+        self.last = time.monotonic()
+        self.begun: tuple[float, int] | None = None  # when the first steps were done, and how many
 
     def advance(self, steps: int = 1, note: str = "") -> None:
         self.done += steps
         now = time.monotonic()
+        self.begun = self.begun or (now, self.done)
         if now - self.last < self.every and self.done < self.total:
             return
         self.last = now
-        left = (now - self.start) / max(1, self.done - self.first) * (self.total - self.done)
-        parts = [f"{self.what} {self.done}/{self.total}", f"{clock(left)} left", note]
+        parts = [f"{self.what} {self.done}/{self.total}", self._left(now), note]
         print(", ".join(part for part in parts if part), file=sys.stderr, flush=True)
+
+    def _left(self, now: float) -> str:
+        assert self.begun
+        start, done = self.begun
+        if self.done == self.total:
+            return f"{clock(0)} left"
+        return (
+            f"{clock((now - start) / (self.done - done) * (self.total - self.done))} left" if self.done > done else ""
+        )
 
 
 def clock(seconds: float) -> str:

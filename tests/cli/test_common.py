@@ -53,14 +53,16 @@ def test_a_table_as_json_keeps_the_values(capsys):
 
 
 def test_progress_without_a_terminal_is_lines_on_stderr(capsys):
-    with progress("drawing", 4, done=2, every=0.0) as bar:
+    with progress("drawing", 5, done=2, every=0.0) as bar:
+        bar.advance()  # it also loaded, and tells nothing of the others
         bar.advance()
         bar.advance(note="reward 0.5")
     out, err = capsys.readouterr()
     assert out == ""
-    first, second = err.splitlines()
-    assert first.startswith("drawing 3/4, ")
-    assert second == "drawing 4/4, 0:00 left, reward 0.5"
+    first, second, third = err.splitlines()
+    assert first == "drawing 3/5"
+    assert second.startswith("drawing 4/5, 0:0")
+    assert third == "drawing 5/5, 0:00 left, reward 0.5"
 
 
 def test_progress_keeps_quiet_between_lines_but_prints_the_end(capsys):
