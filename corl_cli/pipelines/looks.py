@@ -78,26 +78,29 @@ class Album:
 def read(stories: Sequence[Story]) -> Album:
     """The samples of some runs, a few looks of each; damaged ones are named and left out."""
     items: dict[tuple[str, str], Item] = {}
-    looks, damaged = {}, []
+    looks: dict[str, list[Look]] = {}
+    damaged = []
     most = max(FEWEST, 2 * LOOKS // (len(stories) + 1))
     for story in stories:
-        try:
-            looks[story.label] = thinned(album.read(story.run.samples), most)
-        except CorlError as error:
-            looks[story.label] = []
-            damaged.append(error.message)
-        for look in looks[story.label]:
+        own = looks[story.label] = []
+        for step in thinned(album.steps(story.run.samples), most):
+            try:
+                look = album.read(story.run.samples, step)
+            except CorlError as error:
+                damaged.append(error.message)
+                continue
+            own.append(look)
             for place, entry in enumerate(look.entries):
                 item = items.setdefault(_key(place, entry), _item(entry))
                 item.runs.setdefault(story.label, []).append(_cell(look.step, entry))
     return Album(items=list(items.values()), looks=looks, damaged=damaged)
 
 
-def thinned(looks: Sequence[Look], most: int) -> list[Look]:
-    """At most so many looks (two or more), evenly spaced; always the first and the last."""
-    if len(looks) <= most:
-        return list(looks)
-    return [looks[round(place * (len(looks) - 1) / (most - 1))] for place in range(most)]
+def thinned(steps: Sequence[int], most: int) -> list[int]:
+    """At most so many steps (two or more), evenly spaced; always the first and the last."""
+    if len(steps) <= most:
+        return list(steps)
+    return [steps[round(place * (len(steps) - 1) / (most - 1))] for place in range(most)]
 
 
 def _key(place: int, entry: Entry) -> tuple[str, str]:

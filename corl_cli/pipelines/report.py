@@ -195,4 +195,5 @@ def finish(run: RunDir) -> None:
 def draw(folder: Path, file: Path) -> None:
     """Write the one picture of a run that stands alone; CorlError when it has no samples."""
     story = Story.read(folder)
-    write_atomic(file, plots.picture(story, album.read(story.run.samples)))
+    ends = looks.thinned(album.steps(story.run.samples), 2)
+    write_atomic(file, plots.picture(story, [album.read(story.run.samples, step) for step in ends]))

@@ -80,12 +80,14 @@ def write(folder: Path, look: Look) -> Image.Image:
     return page.image
 
 
-def read(folder: Path) -> list[Look]:
-    """The looks in a folder by step, pictures as large as they are in the sheets; CorlError for a damaged one."""
-    return [_read(file) for file in sorted(folder.glob("step-*.jsonl"))]
+def steps(folder: Path) -> list[int]:
+    """The steps whose looks are in a folder."""
+    return sorted(int(file.stem.removeprefix("step-")) for file in folder.glob("step-*.jsonl"))
 
 
-def _read(file: Path) -> Look:
+def read(folder: Path, step: int) -> Look:
+    """The look at a step, pictures as large as they are in its sheet; CorlError when it is damaged."""
+    file = folder / f"step-{step:06d}.jsonl"
     try:
         lines = [json.loads(line) for line in file.read_text(encoding="utf-8").splitlines()]
         with Image.open(file.with_suffix(".png")) as opened:
@@ -96,4 +98,4 @@ def _read(file: Path) -> Look:
             found.append(Entry(real=real, drawings=drawings, **line))
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise CorlError(f"The samples {file} cannot be read: {error}", "Remove that file and its picture.") from error
-    return Look(step=int(file.stem.removeprefix("step-")), entries=found)
+    return Look(step=step, entries=found)

@@ -22,7 +22,7 @@ def test_pictures_and_words_come_back(tmp_path: Path) -> None:
     whole = Entry(real=PLAIN[1], prompt="p", drawings=PLAIN[:2], question="q", answer="a", answers=["x\n", "y"])
     page = album.write(tmp_path, Look(step=50, entries=[long, whole]))
     album.write(tmp_path, Look(step=0, entries=[Entry(real=PLAIN[2], question="q", answer="a", answers=["z"])]))
-    first, second = album.read(tmp_path)
+    first, second = [album.read(tmp_path, step) for step in album.steps(tmp_path)]
     assert (first.step, second.step) == (0, 50)
     assert first.entries[0].answers == ["z"]
     assert first.entries[0].drawings == []
@@ -39,4 +39,4 @@ def test_a_damaged_look_is_named(tmp_path: Path, damage: str) -> None:
     album.write(tmp_path, Look(step=3, entries=[Entry(real=PLAIN[0], prompt="p", drawings=PLAIN)]))
     (tmp_path / "step-000003.jsonl").write_text(damage + "\n")
     with pytest.raises(CorlError, match=r"step-000003\.jsonl"):
-        album.read(tmp_path)
+        album.read(tmp_path, 3)
