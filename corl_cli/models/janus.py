@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +12,6 @@ import torch.nn.functional as F
 from PIL import Image
 from safetensors.torch import save_file
 from torch import Tensor, nn
-from torch.utils.checkpoint import create_selective_checkpoint_contexts
 from transformers import JanusForConditionalGeneration, JanusProcessor
 
 from corl_cli.core.errors import CorlError
@@ -24,7 +22,7 @@ from corl_cli.models.base import Count, Embedded, Scored, UnifiedPolicy
 from corl_cli.models.decoder import Decoder, cache_bytes
 from corl_cli.models.logprobs import Head, mixed, token_logps
 from corl_cli.models.noise import row_keys
-from corl_cli.models.packing import ATTENTION, Packing, install, lay_out, run
+from corl_cli.models.packing import Packing, checkpointing, install, lay_out, run
 from corl_cli.models.prompts import ChatPrompts
 from corl_cli.models.sampling import draw, write
 
@@ -137,8 +135,7 @@ class JanusPolicy(UnifiedPolicy):
         """See UnifiedPolicy.checkpoint_layers."""
         llama = self.model.model.language_model
         older = llama.gradient_checkpointing_enable  # the name that transformers before 5.23 knows
-        keeping = partial(create_selective_checkpoint_contexts, ATTENTION)
-        getattr(llama, "activation_checkpointing_enable", older)({"use_reentrant": False, "context_fn": keeping})
+        getattr(llama, "activation_checkpointing_enable", older)(checkpointing(self.dtype))
 
     @property
     def device(self) -> torch.device:

@@ -41,7 +41,8 @@ class _Chosen(torch.autograd.Function):
 
     The gradient is 1 at the target less the probabilities, which are at hand from the entropies and are overwritten
     with it: autograd's own takes several passes over all logits and as many copies of them. So there is one backward
-    pass, and no second derivative. The normaliser is told by the likeliest token, whose probability is never small.
+    pass, and no second derivative. Logits count from the largest, so that neither sum is a difference of large numbers,
+    and the normaliser is told by the likeliest token, whose probability is never small.
     """
 
     @staticmethod
@@ -53,11 +54,11 @@ class _Chosen(torch.autograd.Function):
         for start in range(0, len(logits), rows):
             some = slice(start, start + rows)
             scaled = logits[some].float() / temperature if temperature != 1 else logits[some].float()
-            own = torch.softmax(scaled, -1, out=shares[some]) if learning else scaled.softmax(-1)
-            likeliest = scaled.argmax(-1, keepdim=True)
-            normaliser = (scaled.gather(-1, likeliest) - own.gather(-1, likeliest).log())[:, 0]
-            chosen[some] = scaled.gather(-1, targets[some, None])[:, 0] - normaliser
-            entropies[some] = normaliser - torch.linalg.vecdot(own, scaled)
+            below = scaled - scaled.amax(-1, keepdim=True)
+            own = torch.softmax(below, -1, out=shares[some]) if learning else below.softmax(-1)
+            normaliser = -own.amax(-1).log()
+            chosen[some] = below.gather(-1, targets[some, None])[:, 0] - normaliser
+            entropies[some] = normaliser - (own * below).sum(-1)
         ctx.save_for_backward(shares, targets)
         ctx.temperature, ctx.dtype = temperature, logits.dtype
         ctx.mark_non_differentiable(entropies)

@@ -227,7 +227,7 @@ def _built(config: dict[str, Any], learning: Model, seeing: bool) -> nn.Module:
     packing.install(language_model)
     if learning.gradient_checkpointing:
         with warnings.catch_warnings(action="ignore"):  # transformers gives it another name
-            language_model.gradient_checkpointing_enable({"use_reentrant": False})
+            language_model.gradient_checkpointing_enable(packing.checkpointing(getattr(torch, learning.dtype)))
     return policy.train()
 
 

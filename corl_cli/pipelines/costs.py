@@ -143,7 +143,8 @@ def updating(
     heads = _heads(config, task, prompts * group_size * new_tokens, itemsize)
     linear = Work(blocks.flops - attention, blocks.nbytes)
     learning = 1 if adapters else 2  # of the backward pass: inputs, and weights
-    total = linear * (1 + learning + checkpointing) + Work(attention * (3 + checkpointing), 0)
+    attending = 3 + (checkpointing and itemsize < BYTES["float32"])  # packing.checkpointing
+    total = linear * (1 + learning + checkpointing) + Work(attention * attending, 0)
     total += heads * (2 if adapters or task == "t2i" else 3)
     gradients = 0 if adapters else layers(config) + (head(config, task) if task == "mm2t" else 0)
     return (

@@ -77,7 +77,7 @@ class Journal:
         if step == 0:
             self._probe(0)
             self._sample(0)
-            self._refresh()
+            self._refresh(0)
 
     def identity(self, step: int, identity: Identity, *, aloud: bool) -> None:
         """What a batch said of sampler and scorer before optimiser step `step` (from 1)."""
@@ -117,8 +117,8 @@ class Journal:
         stopping = int(self.accelerator.reduce(asked)) > 0  # one process asked is all of them
         if due["save"] or stopping or (due["probe"] and self.recipe.compared()):
             self._save(checkpoint.State(step=step, seconds=self.seconds, skipped=skipped), readings)
-        if due["report"] or stopping:
-            self._refresh()
+        if (due["report"] and step < self.num_steps) or stopping:  # a run that ends makes its page by itself
+            self._refresh(step)
         if stopping and step < self.num_steps:
             number = self.stop or signal.SIGTERM
             raise Interrupted(
@@ -157,9 +157,11 @@ class Journal:
         look = album.Look(step=step, entries=album.entries(self.samples, rollouts))
         self._show(step, album.write(self.run.samples, look))
 
-    def _refresh(self) -> None:
+    def _refresh(self, step: int) -> None:
         if self.refresh and self.accelerator.is_main_process:
+            begun = time.perf_counter()
             self.refresh()
+            self._write({"step": step, "time/report": time.perf_counter() - begun})
 
     def _show(self, step: int, picture: Image.Image) -> None:
         """Give the samples to those trackers that take a batch of pictures."""

@@ -31,6 +31,17 @@ def test_chunks_give_the_same_values_and_gradients(monkeypatch: pytest.MonkeyPat
     assert all(torch.allclose(a, b, atol=1e-6) for a, b in zip(found, expected, strict=True))
 
 
+@pytest.mark.parametrize("offset", [0.0, 1000.0])
+def test_keeps_float32_under_autocast_wherever_the_logits_lie(offset: float) -> None:
+    torch.manual_seed(0)
+    logits, targets = 4 * torch.randn(5, 16384) + offset, torch.randint(16384, (5,))
+    exact = torch.log_softmax(logits.double(), -1)
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        logps, entropies = token_logps(lambda states: states, logits, targets, 1.0, 16384)
+    assert torch.allclose(logps.double(), exact.gather(-1, targets[:, None])[:, 0], atol=1e-5)
+    assert torch.allclose(entropies.double(), -(exact.exp() * exact).sum(-1), atol=1e-4)
+
+
 def test_no_states_have_no_log_probs() -> None:
     head, states, targets = _inputs()
     assert [values.shape for values in token_logps(head, states[:0], targets[:0], 1.0, 11)] == [(0,), (0,)]

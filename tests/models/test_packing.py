@@ -2,6 +2,7 @@
 
 import copy
 import sys
+from collections import Counter
 from dataclasses import replace
 from types import ModuleType
 from typing import Any, Literal
@@ -11,6 +12,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
+from torch.utils._python_dispatch import TorchDispatchMode
 from transformers.utils import is_flash_attn_2_available
 
 from corl_cli.core.errors import UsageError
@@ -104,6 +106,27 @@ def test_chunks_and_checkpointed_layers_change_nothing(
     monkeypatch.setattr(logprobs, "CHUNK_LOGITS", 1000)  # a few positions at a time
     monkeypatch.setattr(logprobs, "BLOCK_LOGITS", 300)
     assert_same(policy, rollout)
+
+
+@pytest.mark.parametrize(("dtype", "times"), [("float32", 1), ("bfloat16", 2)])
+def test_float32_layers_attend_once_and_16_bits_again_in_the_backward_pass(
+    triplets: list[Triplet], dtype: str, times: int
+) -> None:
+    policy = JanusPolicy(made().model, build_processor(), dtype)
+    rollout = policy.sample("t2i", triplets[:1], Sampling(group_size=2), key="x")
+    policy.checkpoint_layers()
+    policy.train()
+    counts = Counter[str]()
+
+    class Counting(TorchDispatchMode):
+        def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+            counts[str(func)] += 1
+            return func(*args, **(kwargs or {}))
+
+    with Counting():
+        policy(rollout).logps.sum().backward()
+    passes = counts["aten._scaled_dot_product_flash_attention_for_cpu.default"]
+    assert passes == times * 2 * policy.model.config.text_config.num_hidden_layers, "prompts, and completions"
 
 
 @BOTH

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import signal
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -11,7 +12,7 @@ import pytest
 import torch
 from accelerate import Accelerator
 
-from corl_cli.core.errors import CorlError, UsageError
+from corl_cli.core.errors import CorlError, Interrupted, UsageError
 from corl_cli.core.recipe import Recipe
 from corl_cli.core.run_dir import RunDir
 from corl_cli.core.types import Experience, Rollout, Sampling, Task, Triplet
@@ -164,6 +165,27 @@ def test_what_cannot_be_written_is_one_clear_error(policy, triplets, tmp_path: P
         desk.journal.step(1, METRICS, batch)
     assert caught.value.exit_code == 1
     assert caught.value.hint
+
+
+def test_the_page_is_made_at_the_start_when_due_and_at_a_stop(policy, triplets, tmp_path: Path) -> None:
+    desk = Desk(tmp_path, policy, triplets, tracking={"report_every": 2})
+    steps: list[int] = []
+    desk.journal.refresh = lambda: steps.append(len([line for line in lines(tmp_path) if "seconds" in line]))
+    desk.journal.begin(0)
+    for step in range(1, 6):
+        desk.step(step)
+    desk.journal.stop = signal.SIGTERM
+    with pytest.raises(Interrupted):
+        desk.step(7)
+    assert steps == [0, 2, 4, 6]
+    assert sum("time/report" in line for line in lines(tmp_path)) == 4
+    desk.journal.stop = None
+    desk.step(8)
+    assert len(steps) == 4, "a run that ends makes its page by itself"
+
+
+def lines(run: Path) -> list[dict[str, Any]]:
+    return [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
 
 
 def test_samples_show_each_task_that_learns(policy, triplets, tmp_path: Path) -> None:
