@@ -21,6 +21,8 @@ CHOICE = (
     "whose totals are all equal, if there is one."
 )
 
+EQUAL = 1e-6  # an advantage that is as good as 0
+
 
 @dataclass(frozen=True, kw_only=True)
 class Sample:
@@ -109,7 +111,10 @@ def chosen(recorded: Recorded) -> list[tuple[int, str]]:
         if (middle := ordered[(len(ordered) - 1) // 2]) != ordered[-1]:
             found.append((middle, "the median spread"))
     if equal.any():
-        found.append((int(torch.nonzero(equal)[0]), "equal totals: it teaches nothing"))
+        place = int(torch.nonzero(equal)[0])
+        own = slice(place * size, (place + 1) * size)
+        moved = recorded.advantages[own][rows[own]].abs().max() > EQUAL  # by the other task's totals, say
+        found.append((place, "equal totals" if moved else "equal totals: it teaches nothing"))
     return found or [(0, "fewer than two samples of any group are counted")]
 
 
