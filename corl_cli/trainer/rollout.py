@@ -119,7 +119,7 @@ def read(rollouts: Path, step: int, samplings: Mapping[Task, Sampling]) -> dict[
             for task in TASKS
             if task in samplings and (task in recorded or not recorded)
         }
-    except (ValueError, LookupError, OSError) as error:
+    except (ValueError, LookupError, OSError, TypeError) as error:
         if not folder.exists():
             steps = ", ".join(map(str, recorded_steps(rollouts))) or "none yet"
             raise CorlError(f"There are no rollouts of step {step} in {rollouts}.", f"Recorded: {steps}.") from error
