@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import math
 import shlex
+from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime
 from pathlib import Path
@@ -98,17 +99,20 @@ def written(story: Story) -> str:
 def changes(stories: Sequence[Story]) -> list[dict[str, str]]:
     """A line for every held-out score and temperature; before, after and change of one run, or a column for each."""
     table: dict[tuple[str, str, float], dict[str, str]] = {}
+    items: dict[tuple[str, str, float], list[str]] = defaultdict(list)
     for story in stories:
         readings: dict[tuple[str, str, float], Readings] = {
             (task, *key): points for task in story.tasks for key, points in story.readings(task).items()
         }
-        for change in summarise(story.run).changes:
+        for change in summarise(story.run, story.metrics).changes:
             key = (change.task, change.score, change.temperature)
             held_out = f"{'drawing' if change.task == 't2i' else 'answering'}: {change.score}"
             line = {"held out": held_out, "T": f"{change.temperature:g}"}
             table.setdefault(key, line)
             table[key] |= _change(story, readings.get(key, []), alone=len(stories) == 1)
-            table[key]["items"] = str(change.items)
+            items[key].append(str(change.items))
+    for key, line in table.items():
+        line["items"] = ", ".join(dict.fromkeys(items[key]))
     columns = sorted(dict.fromkeys(name for line in table.values() for name in line), key=lambda name: name == "items")
     return [{name: line.get(name, "–") for name in columns} for line in table.values()]
 

@@ -128,9 +128,9 @@ class Summary:
     best: Path | None
 
 
-def summarise(run: RunDir) -> Summary:
-    """The summary of a run directory, of however many steps it has."""
-    lines = run.read_metrics()
+def summarise(run: RunDir, metrics: Sequence[Mapping[str, Any]] | None = None) -> Summary:
+    """The summary of a run directory, of however many steps it has; its metrics are read unless they are given."""
+    lines = run.read_metrics() if metrics is None else metrics
     steps = [line for line in lines if "seconds" in line]
     readings: dict[tuple[str, str, float], list[dict[str, Any]]] = defaultdict(list)
     for line in lines:
