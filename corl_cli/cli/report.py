@@ -61,7 +61,7 @@ def report(
         return
     for run in made.runs:
         alarms = [alarm.name for alarm in run.audited.found.alarms] if run.audited else []
-        seen = ("; ".join(alarms) or "no alarm") if run.audited else "not audited"
+        seen = f"{'; '.join(alarms) or 'no alarm'} {run.basis}".rstrip() if run.audited else "not audited"
         typer.echo(f"{run.story.label}: {run.head['steps']}, {run.head['state']}; {seen}")
     for reason in made.missing:
         console().print(f"warning: not shown: {reason}", markup=False, soft_wrap=True)
@@ -82,7 +82,10 @@ def _told(run: Told) -> dict[str, Any]:
         "steps": run.planned,
         "state": run.head["state"],
         "changes": [
-            asdict(change) | {"change": change.after - change.before} for change in summarise(run.story.run).changes
+            asdict(change) | {"change": change.after - change.before}
+            for change in summarise(run.story.run, run.story.metrics).changes
         ],
+        "recorded_steps": run.recorded,
+        "audited_steps": run.read,
         **{f"{level}s": count if run.audited else None for level, count in run.raised.items()},
     }

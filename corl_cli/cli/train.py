@@ -30,7 +30,7 @@ from corl_cli.cli.common import (
 )
 from corl_cli.cli.told import begin
 from corl_cli.core import kinds
-from corl_cli.core.errors import CorlError, UsageError
+from corl_cli.core.errors import UsageError
 
 if TYPE_CHECKING:
     from contextlib import AbstractContextManager
@@ -110,10 +110,7 @@ def _train(
     else:
         train.train(loaded, run, Silent())
     if train.is_main_process():
-        try:
-            report.finish(run)
-        except CorlError as error:  # the training itself is done
-            _say(f"warning: {error.message}")
+        report.finish(run, _say)
         outcome.show(run, loaded.tracking.trackers, as_json=as_json)
 
 

@@ -19,9 +19,10 @@ from numpy.typing import NDArray
 from corl_cli.pipelines.summary import SMOOTHED, Story
 
 COLOURS = ("#0072b2", "#d55e00", "#00916e", "#b0559a", "#8c7000", "#5b6abf", "#c03a3a", "#4d7f99")
+STROKES = (("-", "o"), ((0, (3, 1.2)), "s"), ((0, (1, 1)), "^"), ((0, (4, 1, 1, 1)), "D"))  # of lines, and marks
 INK, FAINT, RULE = "#1c1f24", "#5d6673", "#a9b1bb"
 PLAIN: Any = {"text.parse_math": False}  # matplotlib's settings: a dollar in a name is a dollar
-MANY = 300  # points of a line; more of them go into a page as pixels
+MANY = 300  # points of a line; of more it has as many, and faint points and areas go into a page as pixels
 SMOOTHING = (
     f"Points are steps; a line is the mean of the last {SMOOTHED} steps that have the metric, and the band ± its "
     "standard error over them, as if they were independent."
@@ -52,9 +53,32 @@ def smooth(values: Sequence[float], width: int = SMOOTHED) -> Trend:
     return Trend(mean, np.sqrt(variance / counts))
 
 
-def coloured(stories: Sequence[Story]) -> list[tuple[Story, str]]:
-    """Each run with its colour, the same in all figures."""
-    return [(story, COLOURS[place % len(COLOURS)]) for place, story in enumerate(stories)]
+class Ink(NamedTuple):
+    """How one run is drawn; runs whose colour is the same differ in their `cycle`, and so in lines and marks."""
+
+    colour: str
+    cycle: int = 0
+
+    @property
+    def line(self) -> Any:
+        """Its lines, as matplotlib has them."""
+        return STROKES[self.cycle][0]
+
+    @property
+    def mark(self) -> str:
+        """Its points, as matplotlib has them."""
+        return STROKES[self.cycle][1]
+
+
+def inked(stories: Sequence[Story]) -> list[tuple[Story, Ink]]:
+    """Each run with its ink, the same in all figures; as many as there are colours times strokes differ."""
+    inks = [Ink(colour, cycle) for cycle in range(len(STROKES)) for colour in COLOURS]
+    return [(story, inks[place % len(inks)]) for place, story in enumerate(stories)]
+
+
+def thin(values: Sequence[Any] | NDArray[np.float64]) -> NDArray[np.float64]:
+    """At most MANY of them, evenly spaced; always the first and the last."""
+    return np.asarray(values)[np.linspace(0, len(values) - 1, min(MANY, len(values))).round().astype(int)]
 
 
 def panels(
@@ -95,8 +119,12 @@ def span(stories: Sequence[Story]) -> tuple[float, float]:
 
 def run_keys(stories: Sequence[Story], drawn: Sequence[Sized]) -> list[Line2D]:
     """The keys of those of several runs that have something drawn; one run needs none."""
-    several = zip(coloured(stories), drawn, strict=True) if len(stories) > 1 else []
-    return [Line2D([], [], color=colour, linewidth=3, label=story.label) for (story, colour), own in several if own]
+    several = zip(inked(stories), drawn, strict=True) if len(stories) > 1 else []
+    return [
+        Line2D([], [], color=ink.colour, linestyle=ink.line, linewidth=3, label=story.label)
+        for (story, ink), own in several
+        if own
+    ]
 
 
 def dress(axis: Axes, points: float = 9) -> None:
@@ -110,13 +138,12 @@ def dress(axis: Axes, points: float = 9) -> None:
     axis.set_axisbelow(True)
 
 
-def style(*, trained: bool) -> dict[str, Any]:
-    """Of a reading's line: solid at the temperature of training, dashed and open at another."""
+def style(ink: Ink, *, trained: bool) -> dict[str, Any]:
+    """Of a reading's line: solid (as its ink is) at the temperature of training, dashed and open at another."""
+    own = {"color": ink.colour, "marker": ink.mark, "markersize": 4}
     if trained:
-        return {"marker": "o", "markersize": 4, "linewidth": 1.6}
-    return {
-        "marker": "o",
-        "markersize": 4,
+        return own | {"linewidth": 1.6, "linestyle": ink.line}
+    return own | {
         "markerfacecolor": "white",
         "linewidth": 1.2,
         "linestyle": (0, (4, 2)),
@@ -124,17 +151,25 @@ def style(*, trained: bool) -> dict[str, Any]:
     }
 
 
-def draw_readings(axis: Axes, points: Sequence[tuple[int, float, float]], colour: str, *, trained: bool) -> None:
+def draw_readings(axis: Axes, points: Sequence[tuple[int, float, float]], ink: Ink, *, trained: bool) -> None:
     """Means with their standard errors by step."""
     steps, means, errors = zip(*points, strict=True)
-    axis.errorbar(steps, means, errors, color=colour, elinewidth=1, capsize=2, **style(trained=trained))
+    axis.errorbar(steps, means, errors, elinewidth=1, capsize=2, **style(ink, trained=trained))
 
 
-def draw_trend(axis: Axes, points: Points, colour: str) -> None:
+def draw_trend(axis: Axes, points: Points, ink: Ink) -> None:
     """Every value as a faint point, their running mean, and a band of ± its standard error."""
     steps, values = zip(*points, strict=True)
     mean, stderr = smooth(values)
     pixels = len(points) > MANY
-    axis.plot(steps, values, ".", color=colour, markersize=5, markeredgewidth=0, alpha=0.35, rasterized=pixels)
-    axis.fill_between(steps, mean - stderr, mean + stderr, color=colour, alpha=0.2, linewidth=0)
-    axis.plot(steps, mean, color=colour, linewidth=1.6)
+    axis.plot(steps, values, ".", color=ink.colour, markersize=5, markeredgewidth=0, alpha=0.35, rasterized=pixels)
+    at, mean, stderr = thin(steps), thin(mean), thin(stderr)
+    axis.fill_between(at, mean - stderr, mean + stderr, color=ink.colour, alpha=0.2, linewidth=0)
+    draw_line(axis, at, mean, ink)
+
+
+def draw_line(
+    axis: Axes, steps: Sequence[int] | NDArray[np.float64], values: Sequence[float] | NDArray[np.float64], ink: Ink
+) -> None:
+    """A run's line."""
+    axis.plot(steps, values, color=ink.colour, linestyle=ink.line, linewidth=1.6)

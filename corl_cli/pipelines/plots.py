@@ -19,17 +19,21 @@ from corl_cli.pipelines.panels import (
     COLOURS,
     FAINT,
     INK,
+    MANY,
     PLAIN,
     RULE,
+    Ink,
     Points,
-    coloured,
+    draw_line,
     draw_readings,
     draw_trend,
     dress,
+    inked,
     panels,
     run_keys,
     span,
     style,
+    thin,
 )
 from corl_cli.pipelines.summary import TITLES, Story
 from corl_cli.scoring.answers import extract
@@ -52,7 +56,7 @@ def held_out(stories: Sequence[Story], task: Task) -> Figure | None:
 
     Solid at the temperature of training, dashed at another.
     """
-    read = [(story, colour, story.readings(task)) for story, colour in coloured(stories)]
+    read = [(story, ink, story.readings(task)) for story, ink in inked(stories)]
     labels = list(dict.fromkeys(label for *_, readings in read for label, _ in readings))
     if not labels:
         return None
@@ -64,18 +68,17 @@ def held_out(stories: Sequence[Story], task: Task) -> Figure | None:
         Line2D(
             [],
             [],
-            color=FAINT,
             label=f"T = {', '.join(f'{value:g}' for value in found)}{' (training)' * trained}",
-            **style(trained=trained),
+            **style(Ink(FAINT), trained=trained),
         )
         for trained, found in temperatures.items()
         if found
     ]
     title = f"{TITLES[task]}, held out: mean ± standard error"
     figure, axes = panels(title, labels, stories, [*run_keys(stories, [readings for *_, readings in read]), *keys])
-    for story, colour, readings in read:
+    for story, ink, readings in read:
         for (label, temperature), points in readings.items():
-            draw_readings(axes[label], points, colour, trained=_trained(story, task, temperature))
+            draw_readings(axes[label], points, ink, trained=_trained(story, task, temperature))
     return figure
 
 
@@ -254,7 +257,7 @@ def _draw_ability(canvas: _Canvas, story: Story, task: Task, place: tuple[float,
     for line, (temperature, points) in enumerate(own):
         trained = _trained(story, task, temperature)
         colour = COLOURS[0] if trained else FAINT
-        draw_readings(axis, points, colour, trained=trained)
+        draw_readings(axis, points, Ink(colour), trained=trained)
         ends = " → ".join(f"{mean:.3f} ± {stderr:.3f}" for _, mean, stderr in dict.fromkeys((points[0], points[-1])))
         words = f"T = {temperature:g}{', as in training' * trained}: {ends}"
         canvas.write(left, top + 19 + 17 * line, words, color=colour)
@@ -300,11 +303,12 @@ def _trends(
 ) -> Figure:
     """One metric of every run that has it; shares as per cent from 0."""
     figure, axes = panels(title, [""], stories, run_keys(stories, drawn))
-    for (_, colour), points in zip(coloured(stories), drawn, strict=True):
+    for (_, ink), points in zip(inked(stories), drawn, strict=True):
         if points and smoothed:
-            draw_trend(axes[""], points, colour)
+            draw_trend(axes[""], points, ink)
         elif points:
-            axes[""].plot(*zip(*points, strict=True), color=colour, linewidth=1.6)
+            steps, values = thin(points).T
+            draw_line(axes[""], steps, values, ink)
     if shares:
         top = max(0.05, axes[""].get_ylim()[1])
         axes[""].set_ylim(-0.02 * top, top)
@@ -325,9 +329,9 @@ def _followed(stories: Sequence[Story], task: Task) -> list[Figure]:
     title = f"{TITLES[task]}: share of the advantages' variance"
     figure, axes = panels(title, names, stories, run_keys(stories, own))
     for name, axis in axes.items():
-        for story, colour in coloured(stories):
+        for story, ink in inked(stories):
             if points := story.points(prefix + name):
-                draw_trend(axis, points, colour)
+                draw_trend(axis, points, ink)
         axis.yaxis.set_major_formatter(PercentFormatter(1.0))
     return [figure]
 
@@ -346,5 +350,7 @@ def _stacked(story: Story, phases: Mapping[str, Points]) -> Figure:
     figure, axes = panels("seconds a step", [""], [story], keys)
     steps = [step for step, _ in next(iter(phases.values()))]
     values = [[seconds for _, seconds in points] for points in phases.values()]
-    axes[""].stackplot(steps, values, colors=list(colours.values()), alpha=0.75, linewidth=0)
+    axes[""].stackplot(
+        steps, values, colors=list(colours.values()), alpha=0.75, linewidth=0, rasterized=len(steps) > MANY
+    )
     return figure

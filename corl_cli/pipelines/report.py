@@ -19,6 +19,7 @@ from corl_cli.pipelines import account, eval_report, groups, looks, panels, plot
 from corl_cli.pipelines.audit import Audited, audit
 from corl_cli.pipelines.eval_report import Board
 from corl_cli.pipelines.groups import Apart
+from corl_cli.pipelines.panels import Ink
 from corl_cli.pipelines.recordings import Recordings
 from corl_cli.pipelines.summary import TITLES, Story, tell
 from corl_cli.trainer import album
@@ -27,6 +28,7 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 PAGE, PICTURE = "report.html", "picture.png"
+AUDITED = 9  # recorded steps that a run's own page reads, at most: other processes may wait while it is made
 DAMAGED = (CorlError, OSError, ValueError, LookupError, TypeError)  # what reading a damaged file may raise
 
 T = TypeVar("T")
@@ -36,12 +38,13 @@ T = TypeVar("T")
 class Told:
     """One run as its page tells it; what could not be read is None or empty, and named in `missing` with the reason.
 
-    `unaudited` says why there is no audit.
+    `recorded` counts the recorded steps, of which `recordings` may have a few; `unaudited` says why there is no audit.
     """
 
     story: Story
-    colour: str
+    ink: Ink
     recordings: Recordings | None = None
+    recorded: int = 0
     unaudited: str = ""
     audited: Audited | None = None
     apart: Apart = field(default_factory=Apart)
@@ -65,10 +68,33 @@ class Told:
         return account.num_steps(self.story)
 
     @property
+    def read(self) -> int:
+        """How many recorded steps the audit could read."""
+        seen = [seen.step for steps in self.audited.record.steps.values() for seen in steps] if self.audited else []
+        return len(set(seen))  # where tasks take turns, each has its own
+
+    @property
+    def basis(self) -> str:
+        """On what a verdict rests, in words; empty where that is every recorded step."""
+        return f"in {self.read} of {self.recorded} recorded steps" if self.read < self.recorded else ""
+
+    @property
+    def thinned(self) -> bool:
+        """Whether recorded steps were left out."""
+        return self.recordings is not None and len(self.recordings.steps) < self.recorded
+
+    @property
     def raised(self) -> dict[str, int]:
         """How many alarms and warnings there are."""
         found = [alarm.severity for alarm in self.audited.found.alarms] if self.audited else []
         return {level: found.count(level) for level in ("alarm", "warning")}
+
+    @property
+    def swatch(self) -> str:
+        """Its ink as a CSS background: whole or striped, as its lines are in the figures."""
+        colour, cycle = self.ink.colour, self.ink.cycle
+        stripes = f"{colour} 0 {5 - cycle}px, transparent {5 - cycle}px {6 - cycle}px"
+        return f"repeating-linear-gradient(90deg, {stripes})" if cycle else colour
 
     @property
     def yaml(self) -> str:
@@ -86,17 +112,22 @@ class Told:
 
 
 class Report:
-    """The page about some runs, in the making; UsageError when one of the folders is no run, or is named twice."""
+    """The page about some runs, in the making; UsageError when one of the folders is no run, or is named twice.
 
-    def __init__(self, folders: Sequence[Path]) -> None:
+    Of each run it reads at most so many recorded steps, or all.
+    """
+
+    def __init__(self, folders: Sequence[Path], most: int | None = None) -> None:
         for folder in folders:
             account.demand_run(folder)
         self.stories = tell(folders)
         self.album = looks.Album(items=[], looks={}, damaged=[])
-        self.runs = [Told(story=story, colour=colour) for story, colour in panels.coloured(self.stories)]
+        self.runs = [Told(story=story, ink=ink) for story, ink in panels.inked(self.stories)]
         for told in self.runs:
             try:
                 told.recordings = Recordings(told.story.run.path)
+                told.recorded = len(told.recordings.steps)
+                told.recordings.steps = looks.thinned(told.recordings.steps, most or told.recorded)
             except CorlError as error:
                 told.unaudited = error.message
 
@@ -172,24 +203,28 @@ class Report:
         }
 
 
-def write(folders: Sequence[Path], page: Path) -> None:
-    """Write the page of the runs in some folders; UsageError when one is no run."""
-    Report(folders).write(page)
+def write(folders: Sequence[Path], page: Path, most: int | None = None) -> None:
+    """Write the page of the runs in some folders, from all recorded steps or so many; UsageError when one is no run."""
+    Report(folders, most).write(page)
 
 
 def refresh(run: RunDir, say: Callable[[str], None]) -> None:
-    """Make RUN/report.html anew; a run goes on without it, and says why."""
+    """Make RUN/report.html anew, from a few recorded steps; a run goes on without it, and says why."""
+    _attempt(PAGE, lambda: write([run.path], run.path / PAGE, AUDITED), say)
+
+
+def finish(run: RunDir, say: Callable[[str], None]) -> None:
+    """The page and the picture of a run that ends; what cannot be made is said."""
+    refresh(run, say)
+    _attempt(PICTURE, lambda: draw(run.path, run.path / PICTURE), say)
+
+
+def _attempt(what: str, make: Callable[[], None], say: Callable[[str], None]) -> None:
     try:
-        write([run.path], run.path / PAGE)
+        make()
     except Exception as error:  # nothing that a page meets may end a training
         reason = error.message if isinstance(error, CorlError) else f"{type(error).__name__}: {error}"
-        say(f"warning: {PAGE} was not made: {reason}")
-
-
-def finish(run: RunDir) -> None:
-    """The page and the picture of a run that ends; CorlError when they cannot be made."""
-    write([run.path], run.path / PAGE)
-    draw(run.path, run.path / PICTURE)
+        say(f"warning: {what} was not made: {reason}")
 
 
 def draw(folder: Path, file: Path) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import re
 from io import BytesIO
 from pathlib import Path
 
@@ -162,6 +163,31 @@ def test_seconds_are_stacked_by_phase_for_one_run_and_summed_for_several(story):
 def test_peak_memory_is_not_smoothed(story):
     (figure,) = plots.machine([story([step(1, memory__peak_gib=1.0), step(2, memory__peak_gib=4.0)])])
     assert lines(figure.axes[0]) == [([1, 2], [1.0, 4.0], COLOURS[0])]
+
+
+def test_more_runs_than_colours_still_differ(story):
+    stories = [
+        story([*(step(n, grad_norm=float(at)) for n in (1, 2)), {"step": 1, "probe": probe("t2i", 0.5)}], f"run {at}")
+        for at in range(20)
+    ]
+    (figure,) = plots.machine(stories)
+    svg = pages.figure(figure)
+    for width in ("1.6", "3"):  # of lines and of keys
+        drawn = re.findall(rf'style="fill: none; ([^"]*stroke: #\w+; stroke-width: {width}[;"])', svg)
+        assert len(set(drawn)) == 20
+    read = plots.held_out(stories, "t2i").axes[0].containers
+    assert len({(bar.lines[0].get_color(), bar.lines[0].get_marker()) for bar in read}) == 20
+
+
+def test_a_long_line_is_thinned_and_keeps_its_ends(story):
+    told = story([step(at, reward__t2i__checker=float(at)) for at in range(1, 10_001)])
+    (figure,) = plots.rewards([told], "t2i")
+    raw, mean = figure.axes[0].get_lines()
+    assert len(raw.get_xdata()) == 10_000
+    assert len(mean.get_xdata()) <= 300
+    assert (mean.get_xdata()[0], mean.get_xdata()[-1], mean.get_ydata()[-1]) == (1, 10_000, 9995.5)
+    phases = plots.machine([story([step(at, time__rollout=1.0 + at % 5) for at in range(1, 10_001)])])
+    assert len(pages.figure(phases[-1])) < 100_000
 
 
 def test_many_points_go_into_a_page_as_pixels(story):

@@ -144,9 +144,21 @@ def test_groups_are_chosen_by_their_spread():
         (1, "equal totals: it teaches nothing"),
     ]
     assert groups.chosen(_recorded([1.0, float("nan")], size=2))[0][0] == 0
+    paid = _recorded([0.5, 0.5], size=2, advantages=[0.7, -0.7])  # by the totals of the other task
+    assert groups.chosen(paid) == [(0, "equal totals")]
 
 
-def _recorded(totals, size):
+def test_a_page_says_whose_advantages_they_are(told):
+    words = "One advantage for drawing and answer together, from both totals"
+    assert words not in text(page(told.run.path))
+    recipe = told.run.recipe_file.read_text()
+    told.run.recipe_file.write_text(recipe.replace("credit: per_task", "credit: joint"))
+    assert f"{words}. " in text(page(told.run.path))
+    told.run.recipe_file.write_text(recipe.replace("credit: per_task", "credit: blend"))
+    assert f"{words}, blended with each one's own. " in text(page(told.run.path))
+
+
+def _recorded(totals, size, advantages=None):
     from corl_cli.core.types import RewardResult
     from corl_cli.trainer.rollout import Recorded
 
@@ -155,7 +167,7 @@ def _recorded(totals, size):
     return Recorded(
         samples=Samples(task="mm2t", triplets=[], outputs=[], sampling=Sampling(group_size=size)),
         rewards=RewardResult(task="mm2t", total=total, parts={}, valid=total.isfinite()),
-        advantages=nothing,
+        advantages=nothing if advantages is None else torch.tensor(advantages),
         rows=total.isfinite(),
         lengths=nothing,
         truncated=nothing.bool(),
@@ -184,6 +196,14 @@ def test_several_runs_stand_side_by_side(told, tmp_path):
     assert "drawing: accuracy 1 0.200 → 0.600 (+0.400 ± 0.042) 0.200 → 0.600 (+0.400 ± 0.042) 9" in said
     assert "differ from that of run. key run other seed 0 7" in said
     assert len(set(re.findall(r'class="swatch" style="background: (#\w+)"', markup))) == 2
+
+
+def test_items_that_differ_between_runs_are_all_told(told, tmp_path):
+    other = tmp_path / "other"
+    shutil.copytree(told.run.path, other)
+    metrics_file = other / "metrics.jsonl"
+    metrics_file.write_text(metrics_file.read_text().replace('"items": 9', '"items": 5'))
+    assert {line["items"] for line in account.changes(tell([told.run.path, other]))} == {"9, 5"}
 
 
 def test_what_is_damaged_is_named_and_the_rest_is_shown(told):
@@ -252,12 +272,49 @@ def test_a_page_that_cannot_be_made_does_not_end_a_run(told):
 
 
 def test_a_run_that_ends_leaves_its_page_and_its_picture(told):
-    report.finish(told.run)
+    heard: list[str] = []
+    report.finish(told.run, heard.append)
+    assert heard == []
     assert Image.open(told.run.path / "picture.png").width > 500
     assert (told.run.path / "report.html").exists()
     shutil.rmtree(told.run.samples)
     with pytest.raises(CorlError, match="no samples"):
         report.draw(told.run.path, told.run.path / "other.png")
+    report.finish(told.run, heard.append)
+    assert [line.partition(":")[0] for line in heard] == ["warning"]
+    assert "picture.png was not made" in heard[0]
+
+
+def test_nothing_that_is_damaged_ends_a_training_that_is_done(told):
+    heard: list[str] = []
+    (told.run.rollouts / "step-000003" / "rows.jsonl").write_text("3\n[]\n")
+    report.finish(told.run, heard.append)
+    assert heard == []
+    assert "Step 3 cannot be read" in text((told.run.path / report.PAGE).read_text())
+    told.run.metrics_file.write_text("3\n")
+    report.finish(told.run, heard.append)
+    assert [
+        file for file in (report.PAGE, report.PICTURE) if any(f"{file} was not made" in line for line in heard)
+    ] == [
+        report.PAGE,
+        report.PICTURE,
+    ]
+
+
+def test_a_runs_own_page_reads_a_few_recorded_steps_and_says_so(told, monkeypatch):
+    monkeypatch.setattr(report, "AUDITED", 2)
+    shutil.copytree(told.run.rollouts / "step-000001", told.run.rollouts / "step-000002")
+    report.refresh(told.run, pytest.fail)
+    words = text((told.run.path / report.PAGE).read_text())
+    assert "Early is step 1, late is step 3" in words
+    assert "no alarm in 2 of 3 recorded steps." in words[: words.index("Last written")]
+    assert "made from 2 recorded steps; from all 3: corl report" in words
+    whole = text(page(told.run.path))
+    assert "recorded steps" not in whole[: whole.index("Last written")]
+    (told.run.rollouts / "step-000002" / "rows.jsonl").unlink()
+    damaged = text(page(told.run.path))
+    assert "no alarm in 2 of 3 recorded steps." in damaged[: damaged.index("Last written")]
+    assert "This page was made from" not in damaged
 
 
 def test_looks_are_thinned_and_keep_both_ends():
