@@ -22,7 +22,7 @@ from corl_cli.core.numbers import finite
 from corl_cli.core.progress import Progress
 from corl_cli.core.recipe import Recipe
 from corl_cli.core.run_dir import RunDir, write_atomic
-from corl_cli.pipelines import abilities, build, launch, merge, plan, study_report, train
+from corl_cli.pipelines import abilities, build, launch, merge, plan, report, study_report, train
 from corl_cli.pipelines.study_arms import START, STUDIES, Arm, Study
 from corl_cli.trainer.journal import Display
 
@@ -159,6 +159,8 @@ class _Walk:
             with self.screen.training(job.name, plan.num_steps(own), train.steps_done(opened)) as display:
                 train.train(own, opened, display, last=False)
             self.trained = True
+        with launch.watching():
+            _on_main(partial(report.finish, opened, self.screen.say))
 
     def _merge(self, job: Job) -> None:
         out = Path(self._checkpoint(job))
