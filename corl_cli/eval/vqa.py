@@ -54,7 +54,8 @@ class VqaModel:
                     name="torchvision",
                     state="missing",
                     detail=f"transformers reads images with it for {self.checkpoint}",
-                    remedy="pip install 'corl[eval]', or ask a BLIP: scorer=Salesforce/blip-vqa-capfilt-large",
+                    remedy="in corl's folder: pip install '.[eval]'; "
+                    "or ask a BLIP: scorer=Salesforce/blip-vqa-capfilt-large",
                 )
             )
         return needs

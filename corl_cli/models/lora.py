@@ -23,7 +23,7 @@ Policy = TypeVar("Policy", bound=nn.Module)
 
 TARGETS = ("q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj")  # of a Llama layer
 NAME = "default"  # transformers' name of the one set of adapters
-INSTALL = "Install it: pip install 'corl[lora]'"
+INSTALL = "Install it, in corl's folder: pip install '.[lora]'"
 _VARIANTS = ("use_rslora", "use_dora", "rank_pattern", "alpha_pattern", "modules_to_save")
 
 

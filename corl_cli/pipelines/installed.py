@@ -57,24 +57,24 @@ def torchvision() -> Need:
 
 def libraries() -> Iterator[Need]:
     """The packages that corl stands on, and those that only some of it needs."""
-    again = "pip install --upgrade corl"
-    yield package("transformers", again), "everything"
-    yield package("accelerate", again), "training, several processes"
-    yield package("datasets", again), "data of the hub and of files"
-    yield package("peft", "pip install 'corl[lora]'"), "model.lora"
+    yield package("transformers"), "everything"
+    yield package("accelerate"), "training, several processes"
+    yield package("datasets"), "data of the hub and of files"
+    yield package("peft"), "model.lora"
     yield _flash(), "model.attention: flash_attention_2"
 
 
-def package(name: str, remedy: str) -> Requirement:
-    """An installed package, in a version that corl asks for."""
+def package(name: str, remedy: str = "") -> Requirement:
+    """An installed package, in a version that corl asks for; without a `remedy` of its own pip gets that version."""
+    wanted = _wanted(name)
+    fitting = f"pip install '{name}{wanted.specifier if wanted else ''}'"
     try:
         found = version(name)
     except PackageNotFoundError:
-        return Requirement(name=name, state="missing", detail="not installed", remedy=remedy)
-    wanted = _wanted(name)
+        return Requirement(name=name, state="missing", detail="not installed", remedy=remedy or fitting)
     if wanted and not wanted.specifier.contains(found, prereleases=True):
         detail = f"{found}, and corl asks for {wanted.specifier}"
-        return Requirement(name=name, state="broken", detail=detail, remedy=f"pip install '{name}{wanted.specifier}'")
+        return Requirement(name=name, state="broken", detail=detail, remedy=fitting)
     return Requirement(name=name, state="ok", detail=found)
 
 

@@ -240,7 +240,7 @@ def test_a_suite_runs_what_the_recipe_lists(tmp_path):
     assert [result["benchmark"] for result in json.loads(shown.stdout)] == ["world", "geneval"]
 
 
-@pytest.mark.skipif(find_spec("lmms_eval") is None, reason="pip install 'corl[eval]'")
+@pytest.mark.skipif(find_spec("lmms_eval") is None, reason="pip install '.[eval]'")
 def test_understanding_through_lmms_eval(tmp_path):
     lmms_items.dataset("mmmu").save_to_disk(tmp_path / "set")
     data = f"eval.benchmarks.mmmu.data={tmp_path / 'set'}"

@@ -222,4 +222,4 @@ def test_what_cannot_learn_is_found_before_weights_are_read(monkeypatch: pytest.
     monkeypatch.setattr(lora, "_peft", lambda: None)
     with pytest.raises(UsageError, match="peft is not installed") as raised:
         build.check(recipe(lora={}))
-    assert "pip install 'corl[lora]'" in str(raised.value.hint)
+    assert "in corl's folder: pip install '.[lora]'" in str(raised.value.hint)

@@ -59,7 +59,7 @@ class Understanding(Benchmark):
 
     def requirements(self) -> list[Requirement]:
         """See Benchmark.requirements."""
-        packages = [_package(PACKAGE, "lmms_eval", "pip install 'corl[eval]'")]
+        packages = [_package(PACKAGE, "lmms_eval", "in corl's folder: pip install '.[eval]'")]
         packages += [_package(name, name, f"pip install {name}") for name in self.packages]
         records = data.requirement(self.name, self.options.data, self.lmms)
         if self.options.data is None:

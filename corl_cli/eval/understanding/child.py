@@ -318,7 +318,8 @@ def main(parent: int) -> None:
         records.write(json.dumps({"error": error.message, "hint": error.hint}) + "\n")
     except ImportError as error:
         message = f"lmms-eval cannot be used: {said(error)}."
-        records.write(json.dumps({"error": message, "hint": "Install what it needs: pip install 'corl[eval]'"}) + "\n")
+        hint = "Install what it needs, in corl's folder: pip install '.[eval]'"
+        records.write(json.dumps({"error": message, "hint": hint}) + "\n")
     records.close()
 
 
