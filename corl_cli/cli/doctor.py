@@ -5,7 +5,8 @@ from __future__ import annotations
 import shutil
 import textwrap
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import asdict
 from itertools import groupby
 from typing import TYPE_CHECKING, Annotated, Literal
@@ -74,8 +75,8 @@ def doctor(
         return
     if what == "train" and name and recipe:
         raise UsageError("A training has one recipe: NAME and --recipe are two.", "Leave one of them out.")
-    from corl_cli.pipelines.readiness import Asked, ready
-
+    with _loading():
+        from corl_cli.pipelines.readiness import Asked, ready
     verdict = ready(Asked(what=what, name=name, recipe=recipe, overrides=overrides, checkpoint=checkpoint))
     _show(verdict.findings, as_json)
     if not verdict.runs:
@@ -83,13 +84,21 @@ def doctor(
     typer.echo(f"{verdict.command} can run here.", err=True)
 
 
-def _everything(as_json: bool) -> None:
+@contextmanager
+def _loading() -> Iterator[None]:
+    """CorlError for libraries that do not load: nothing of corl runs then."""
     try:
-        from corl_cli.pipelines.doctor import diagnose
-    except (ImportError, OSError) as error:  # libraries that do not load: nothing of corl runs
+        yield
+    except (ImportError, OSError, RuntimeError) as error:
         raise CorlError(
-            f"corl's libraries cannot be imported: {error}", "pip install --force-reinstall corl"
+            f"corl's libraries cannot be imported: {(str(error).strip() or type(error).__name__).splitlines()[0]}",
+            "In corl's folder: pip install --force-reinstall . -c constraints.txt",
         ) from error
+
+
+def _everything(as_json: bool) -> None:
+    with _loading():
+        from corl_cli.pipelines.doctor import diagnose
     findings = diagnose()
     _show(findings, as_json)
     words = {"ok": "ok", "download": "to download at first use", "missing": "missing", "broken": "broken"}

@@ -7,15 +7,14 @@ import json
 import os
 import platform
 import shutil
-import subprocess
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from datetime import UTC, datetime
-from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
 from corl_cli import __version__
+from corl_cli.core import versions
 from corl_cli.core.errors import CorlError, UsageError
 from corl_cli.core.loader import diff, dump, load
 from corl_cli.core.recipe import Recipe
@@ -197,23 +196,7 @@ def _provenance(command: Sequence[str]) -> dict[str, Any]:
         "command": list(command),
         "started": datetime.now(UTC).isoformat(timespec="seconds"),
         "corl": __version__,
-        "commit": _commit(),
+        "commit": versions.commit(Path()),
         "python": platform.python_version(),
-        **{name: _version(name) for name in LIBRARIES},
+        **{name: versions.installed(name) for name in LIBRARIES},
     }
-
-
-def _version(package: str) -> str | None:
-    try:
-        return version(package)
-    except PackageNotFoundError:
-        return None
-
-
-def _commit() -> str | None:
-    """The git commit of the working directory, `-dirty` when files differ from it; None outside a repository."""
-    describe = ["git", "describe", "--always", "--dirty", "--abbrev=40", "--exclude=*"]
-    try:
-        return subprocess.run(describe, capture_output=True, text=True, check=True, timeout=10).stdout.strip()
-    except (OSError, subprocess.SubprocessError):
-        return None

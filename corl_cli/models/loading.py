@@ -6,16 +6,19 @@ from pathlib import Path
 
 import torch
 from huggingface_hub.errors import HFValidationError, LocalEntryNotFoundError, RepositoryNotFoundError
-from transformers import (
+
+from corl_cli.core.errors import CorlError
+from corl_cli.models import lora, torchvision_guard
+
+torchvision_guard.check()  # one that does not fit would break this import with a traceback
+
+from transformers import (  # noqa: E402
     AutoTokenizer,
     JanusConfig,
     JanusForConditionalGeneration,
     JanusImageProcessorPil,
     JanusProcessor,
 )
-
-from corl_cli.core.errors import CorlError
-from corl_cli.models import lora
 
 
 def read(path: str | Path, attention: str) -> tuple[JanusForConditionalGeneration, JanusProcessor]:

@@ -6,14 +6,16 @@ import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Self
+from typing import TYPE_CHECKING, Any, Self
 
 import torch
 from torch import Tensor
-from transformers import JanusProcessor
 
 from corl_cli.core.errors import CorlError
 from corl_cli.models.loading import read_config, read_processor
+
+if TYPE_CHECKING:
+    from transformers import JanusProcessor
 
 
 class ChatPrompts:

@@ -6,15 +6,14 @@ import json
 import os
 import platform
 import subprocess
-from importlib.metadata import PackageNotFoundError, distribution, version
+from importlib.metadata import PackageNotFoundError, distribution
 from pathlib import Path
 from typing import Any
 
-import torch
 from huggingface_hub import constants
 
 from corl_cli import __version__
-from corl_cli.pipelines.machine import GIB, memory, processor
+from corl_cli.core import versions
 
 LIBRARIES = (
     "transformers",
@@ -73,19 +72,22 @@ LONGEST = 60  # characters of a value
 
 
 def environment() -> dict[str, dict[str, Any]]:
-    """Sections of facts; no keys, tokens, names of users or hosts, and no paths are among them."""
+    """Sections of facts; no keys, tokens, names of users or hosts, and no paths are among them.
+
+    A torch that cannot be imported is told of, and what is known through it alone is None.
+    """
+    torch, hardware = _measured()
     return {
         "corl": {"version": __version__, **_installation(), "commit": _commit()},
         "machine": {
             "python": f"{platform.python_version()} ({platform.python_implementation()})",
             "system": f"{platform.system()} {platform.release()} {platform.machine()}",
             "libc": " ".join(platform.libc_ver()).strip() or None,
-            "cpu": processor(),
             "cpus": os.cpu_count(),
-            "memory_gib": round(memory(torch.device("cpu")) / GIB, 1),
+            **hardware,
         },
-        "torch": _torch(),
-        "libraries": {name: _version(name) for name in LIBRARIES},
+        "torch": torch,
+        "libraries": {name: versions.installed(name) for name in LIBRARIES},
         "settings": {"hub_offline": constants.HF_HUB_OFFLINE, **_settings()},
     }
 
@@ -106,12 +108,7 @@ def _commit() -> str | None:
     """The commit of corl's own checkout, or the one that it was installed from; None where neither is known."""
     folder = Path(__file__).parents[2]
     if (folder / ".git").exists():
-        describe = ["git", "describe", "--always", "--dirty", "--abbrev=40", "--exclude=*"]
-        try:
-            done = subprocess.run(describe, cwd=folder, capture_output=True, text=True, check=True, timeout=10)
-        except (OSError, subprocess.SubprocessError):
-            return None
-        return done.stdout.strip()
+        return versions.commit(folder)
     try:
         url = json.loads(distribution("corl").read_text("direct_url.json") or "{}")
     except PackageNotFoundError:
@@ -120,7 +117,15 @@ def _commit() -> str | None:
     return str(commit) if commit else None
 
 
-def _torch() -> dict[str, Any]:
+def _measured() -> tuple[dict[str, Any], dict[str, Any]]:
+    """Facts of torch, and those of the hardware that are read through it."""
+    try:
+        import torch
+
+        from corl_cli.pipelines.machine import GIB, memory, processor
+    except Exception as error:  # its message would hold paths
+        state = f"does not import: {type(error).__name__}"
+        return {"version": versions.installed("torch"), "state": state}, {"cpu": None, "memory_gib": None}
     found: dict[str, Any] = {
         "version": torch.__version__,
         "cuda_build": torch.version.cuda,
@@ -129,7 +134,8 @@ def _torch() -> dict[str, Any]:
         "driver": _driver() if torch.cuda.is_available() else None,
     }
     gpus = [torch.cuda.get_device_properties(index) for index in range(torch.cuda.device_count())]
-    return found | {"gpus": [f"{gpu.name}, {gpu.total_memory / GIB:.0f} GiB" for gpu in gpus]}
+    found["gpus"] = [f"{gpu.name}, {gpu.total_memory / GIB:.0f} GiB" for gpu in gpus]
+    return found, {"cpu": processor(), "memory_gib": round(memory(torch.device("cpu")) / GIB, 1)}
 
 
 def _driver() -> str | None:
@@ -140,13 +146,6 @@ def _driver() -> str | None:
     except (OSError, subprocess.SubprocessError):
         return None
     return next(iter(done.stdout.split()), None)
-
-
-def _version(name: str) -> str | None:
-    try:
-        return version(name)
-    except PackageNotFoundError:
-        return None
 
 
 def _settings() -> dict[str, str]:

@@ -18,8 +18,8 @@ from corl_cli.core.requirements import Requirement
 from corl_cli.core.types import TASKS
 from corl_cli.data import triplets
 from corl_cli.eval import resolve
-from corl_cli.models import fitness, lora
-from corl_cli.pipelines import build, checks, estimate, evaluate, installed, orders, plan
+from corl_cli.models import lora
+from corl_cli.pipelines import build, checks, estimate, installed, plan
 from corl_cli.pipelines.catalogue import requirements
 from corl_cli.pipelines.doctor import Finding, gather
 from corl_cli.pipelines.evaluated import Checkpoint, draft
@@ -98,9 +98,11 @@ def _evaluation(asked: Asked) -> tuple[list[str], list[Need]]:
         raise refuse(found.source, found.faults)
     options = _options(("--recipe", asked.recipe), ("--checkpoint", asked.checkpoint))
     command = ["eval", asked.name or "suite", *options]
-    wanted = orders.Asked(recipe=asked.recipe, overrides=asked.overrides, checkpoint=asked.checkpoint)
     vision = installed.torchvision()
     try:
+        from corl_cli.pipelines import evaluate, orders  # their imports need a torchvision that fits, or none
+
+        wanted = orders.Asked(recipe=asked.recipe, overrides=asked.overrides, checkpoint=asked.checkpoint)
         taken = orders.take(wanted, [asked.name] if asked.name else None)
     except CorlError as error:
         return command, [vision, *_faults(error, [vision])]
@@ -156,6 +158,8 @@ def _policy(model: Model) -> list[Need]:
     """The policy that rewards read; a torchvision that stands in its way is told of apart."""
     try:
         build.policy_class(model.family)
+        from corl_cli.models import fitness  # after the look at torchvision, which its import needs
+
         checkpoint = Checkpoint.find(model.checkpoint)
         if Path(checkpoint.path).expanduser().is_dir():
             fitness.check(checkpoint.path)

@@ -2,10 +2,11 @@
 
 import json
 import socket
+from importlib.metadata import PackageNotFoundError
 
 import pytest
 import torch
-from commands import corl
+from commands import corl, process
 from fake_hub import FakeHub, lay_cache
 from huggingface_hub import constants
 
@@ -200,10 +201,58 @@ def test_a_hub_that_says_nothing_is_not_waited_for(monkeypatch):
 
 
 def test_a_package_of_another_version_than_corl_asks_for_is_broken(monkeypatch):
-    assert installed.package("accelerate", "").state == "ok"
+    assert installed.package("accelerate").state == "ok"
     monkeypatch.setattr(installed, "version", lambda name: "0.1")
-    found = installed.package("accelerate", "")
+    found = installed.package("accelerate")
     assert found.state == "broken"
     assert found.detail.startswith("0.1, and corl asks for")
     assert found.remedy.startswith("pip install 'accelerate")
-    assert installed.package("corl-has-no-such", "pip install it").state == "ok"  # nothing is asked of it
+    assert installed.package("corl-has-no-such").state == "ok"  # nothing is asked of it
+
+
+def test_what_is_missing_is_installed_by_its_own_name(monkeypatch):
+    def nothing(name):
+        raise PackageNotFoundError
+
+    monkeypatch.setattr(installed, "version", nothing)
+    found = {need.name: need.remedy for need, _ in installed.libraries()}
+    assert found["transformers"].startswith("pip install 'transformers<6,>=")
+    assert found["peft"].startswith("pip install 'peft>=")
+    assert "corl" not in " ".join(found.values()), "the index has another package of that name"
+
+
+def stub(folder, monkeypatch, name, code):
+    """A package that is found before the installed one, in the processes that are started then."""
+    (folder / "first" / name).mkdir(parents=True)
+    (folder / "first" / name / "__init__.py").write_text(code)
+    monkeypatch.setenv("PYTHONPATH", str(folder / "first"))
+
+
+@pytest.mark.parametrize(
+    ("words", "found"),
+    [
+        (["doctor", "--for", "train", "world/unified"], True),
+        (["doctor", "--for", "eval", "world"], True),
+        (["train", "unified", "--dry-run"], False),
+        (["ask", "what?", "--image", "a.png"], False),
+    ],
+)
+def test_a_torchvision_that_does_not_fit_is_named(tmp_path, monkeypatch, words, found):
+    stub(tmp_path, monkeypatch, "torchvision", "raise RuntimeError('torch is too old')")
+    done = process(*words, cwd=tmp_path)
+    assert done.returncode in (1, 2)
+    assert "Traceback" not in done.stderr
+    told = " ".join((done.stdout if found else done.stderr).split())
+    assert told.count("torchvision is installed but does not work with torch") == 1
+    assert "pip uninstall torchvision" in told
+    assert told.count("broken") == found
+
+
+@pytest.mark.parametrize("words", [[], ["--for", "train"]])
+def test_a_torch_that_does_not_load_is_one_error(tmp_path, monkeypatch, words):
+    stub(tmp_path, monkeypatch, "torch", "raise ImportError('libcudnn.so.9: cannot open')")
+    done = process("doctor", *words, cwd=tmp_path)
+    assert done.returncode == 1
+    assert "libcudnn.so.9" in done.stderr
+    assert "--force-reinstall . -c constraints.txt" in done.stderr
+    assert "Traceback" not in done.stderr

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from commands import corl
+from commands import corl, process
 
 from corl_cli import __version__
 from corl_cli.pipelines.environment import NAMES, SWITCHES, environment
@@ -59,3 +59,16 @@ def test_no_secret_and_no_folder_is_told(tmp_path, monkeypatch, value, words):
     assert {getpass.getuser(), platform.node()}.isdisjoint(re.findall(r"[\w.-]+", text))
     settings = environment()["settings"]
     assert {settings[name] for name in (*SWITCHES, *NAMES)} == {"set"}
+
+
+def test_a_torch_that_does_not_load_is_told_of(tmp_path, monkeypatch):
+    (tmp_path / "first" / "torch").mkdir(parents=True)
+    (tmp_path / "first" / "torch" / "__init__.py").write_text(
+        f"raise ImportError('{HOME}/libcudnn.so.9: no such file')"
+    )
+    monkeypatch.setenv("PYTHONPATH", str(tmp_path / "first"))
+    done = process("env", cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+    assert f"- torch: version `{version('torch')}`, state `does not import: ImportError`" in done.stdout
+    assert f"transformers `{version('transformers')}`" in done.stdout
+    assert HOME not in done.stdout
