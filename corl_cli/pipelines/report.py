@@ -92,9 +92,11 @@ class Told:
     @property
     def swatch(self) -> str:
         """Its ink as a CSS background: whole or striped, as its lines are in the figures."""
-        colour, cycle = self.ink.colour, self.ink.cycle
-        stripes = f"{colour} 0 {5 - cycle}px, transparent {5 - cycle}px {6 - cycle}px"
-        return f"repeating-linear-gradient(90deg, {stripes})" if cycle else colour
+        colour, cycle = self.ink
+        if not cycle:
+            return colour
+        width = 4 // cycle
+        return f"repeating-linear-gradient(90deg, {colour} 0 {width}px, transparent {width}px {width + 2}px)"
 
     @property
     def yaml(self) -> str:

@@ -48,6 +48,10 @@ def test_a_study_leaves_its_table_plot_and_every_run(pilot: Path) -> None:
     }
     lines = (pilot / "runs" / "unified-seed-0" / "metrics.jsonl").read_text().splitlines()
     assert not [line for line in lines if '"probe"' in line], "arms are read by the study alone"
+    for arm in arms:
+        run = pilot / "runs" / f"{arm}-seed-0"
+        assert "finished" in (run / "report.html").read_text(), "the last page, not that of the start"
+        assert (run / "picture.png").exists()
 
 
 def test_the_table_says_what_the_readings_say(pilot: Path) -> None:
