@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import os
 import signal
 import sys
 import threading
 import time
 from collections import deque
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from types import FrameType
 from typing import TYPE_CHECKING, NoReturn
 
@@ -41,18 +43,20 @@ class Dashboard:
         self.lines: deque[str] = deque()
         self.done = threading.Event()
         self.thread = threading.Thread(target=self._watch, daemon=True)
+        self.terminals = [sys.stderr, *([sys.stdout] if sys.stdout.isatty() else [])]
         self.live = Live(
             get_renderable=lambda: panel(self.told, *console().size, now=time.monotonic()),
             console=console(),
             auto_refresh=False,
-            redirect_stdout=sys.stdout.isatty(),  # what is piped stays with its reader
+            redirect_stdout=sys.stdout in self.terminals,  # what is piped stays with its reader
         )
 
     def __enter__(self) -> Dashboard:
         """SIGTERM ends the run also before its loop listens, with the cursor back."""
         self.before = signal.signal(signal.SIGTERM, self._stop)
         try:
-            self.live.start(refresh=True)
+            with self._terminal():
+                self.live.start(refresh=True)
             self.thread.start()
         except BaseException:  # a Ctrl-C just then
             self._leave()
@@ -80,17 +84,39 @@ class Dashboard:
                 self.thread.join()
             self._draw()
         finally:
+            try:
+                with self._terminal():
+                    self._stop_drawing()
+            finally:
+                signal.signal(signal.SIGTERM, self.before)
+
+    def _stop_drawing(self) -> None:
+        try:
             self.live.stop()
-            signal.signal(signal.SIGTERM, self.before)
+        except IndexError:  # a Ctrl-C amid its start: rich takes back a hook that it had not set
+            console().show_cursor(True)
 
     def _watch(self) -> None:
         while not self.done.wait(REFRESH):
             self._draw()
 
     def _draw(self) -> None:
-        while self.lines:
-            console().print(self.lines.popleft(), markup=False, soft_wrap=True)
-        self.live.refresh()
+        with self._terminal():
+            while self.lines:
+                console().print(self.lines.popleft(), markup=False, soft_wrap=True)
+            self.live.refresh()
+
+    @contextmanager
+    def _terminal(self) -> Iterator[None]:
+        """Where the terminal has gone away, the run goes on: nothing is drawn, and what is said goes nowhere."""
+        try:
+            yield
+        except OSError:
+            self.done.set()
+            nowhere = os.open(os.devnull, os.O_WRONLY)
+            for stream in self.terminals:
+                os.dup2(nowhere, stream.fileno())
+            os.close(nowhere)
 
     def _stop(self, number: int, _: FrameType | None) -> NoReturn:
         raise Interrupted(

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 import typer
 
 from corl_cli.cli.common import table
-from corl_cli.cli.panel import TITLES
+from corl_cli.core.types import TITLES
 
 if TYPE_CHECKING:
     from corl_cli.core.run_dir import RunDir

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, NamedTuple
 
 from corl_cli.cli.common import clock
 from corl_cli.cli.told import WINDOW, Told
-from corl_cli.core.types import TASKS, Task
+from corl_cli.core.types import TASKS, TITLES, Task
 
 if TYPE_CHECKING:
     from rich.panel import Panel
@@ -18,8 +18,8 @@ if TYPE_CHECKING:
 BLOCKS = "▁▂▃▄▅▆▇█"
 SHADES = "█▓▒░▚▪"  # parts of a bar, told apart without colours too
 COLOURS = ("cyan", "magenta", "yellow", "blue", "green", "white")
-TITLES: Mapping[str, str] = {"t2i": "drawing", "mm2t": "answering"}
 WIDEST, LONGEST = 110, 40  # columns of the panel, and of a sparkline
+LOOKED_AT = 400  # values of a series, about
 
 
 class Line(NamedTuple):
@@ -61,8 +61,10 @@ def panel(told: Told, width: int, height: int, now: float) -> Panel:
 def sparkline(values: Sequence[float], width: int) -> str:
     """Values as blocks from their lowest to their highest, `width` of them at most, each the mean of as many values.
 
-    Shorter series are padded with spaces; one that never changes stands in the middle.
+    Shorter series are padded with spaces; one that never changes stands in the middle. Of a long one every k-th value
+    is looked at, so that a long run is drawn as fast as a short one.
     """
+    values = values[:: max(1, len(values) // LOOKED_AT)]
     count = min(width, len(values))
     cuts = [place * len(values) // count for place in range(count + 1)] if count else []
     means = [sum(values[a:b]) / (b - a) for a, b in pairwise(cuts)]

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -44,21 +44,45 @@ class Told:
 
     def stepped(self, step: int, metrics: Mapping[str, float | None], at: float) -> Told:
         """After a step, whose numbers are those of metrics.jsonl or of the loop: what is no number is left out."""
-        kept = {
-            name: (*self.series.get(name, ()), value)
-            for name, value in metrics.items()
-            if name.startswith(KEPT) and value is not None and math.isfinite(value)
-        }
+        kept = {name: (*self.series.get(name, ()), value) for name, value in _kept(metrics)}
         return replace(self, step=step, at=at, series={**self.series, **kept})
 
     def heard(self, readings: Sequence[Reading]) -> Told:
         """After readings of held-out items; those at the training temperature, of all types of answers, are kept."""
         found = dict(self.read)
         for reading in readings:
-            if reading.temperature == self.temperatures[reading.task] and not reading.answer_type:
-                key = reading.task, reading.score
+            if key := self._place(reading):
                 found[key] = (*found.get(key, ()), (reading.mean, reading.stderr))
         return replace(self, read=found)
+
+    def after(self, history: Iterable[Mapping[str, Any]], at: float) -> Told:
+        """After lines of metrics.jsonl, as `stepped` and `heard` of each: of a long run at once, in one pass."""
+        from corl_cli.trainer.probes import Reading
+
+        series = {name: list(values) for name, values in self.series.items()}
+        read = {key: list(values) for key, values in self.read.items()}
+        step = self.step
+        for line in history:
+            if "probe" in line:
+                reading = Reading.of(line["probe"])
+                if key := self._place(reading):
+                    read.setdefault(key, []).append((reading.mean, reading.stderr))
+            elif "seconds" in line:
+                step = line["step"]
+                for name, value in _kept(line):
+                    series.setdefault(name, []).append(value)
+        return replace(
+            self,
+            step=step,
+            at=at,
+            series={name: tuple(values) for name, values in series.items()},
+            read={key: tuple(values) for key, values in read.items()},
+        )
+
+    def _place(self, reading: Reading) -> tuple[Task, str] | None:
+        """Where a reading is kept; None for one that is not."""
+        kept = reading.temperature == self.temperatures[reading.task] and not reading.answer_type
+        return (reading.task, reading.score) if kept else None
 
     def said(self, line: str) -> Told:
         """After a line: warnings and stops stay, what is said of the start does not."""
@@ -123,8 +147,6 @@ def begin(
     at: float,
 ) -> Told:
     """A run before its first step, or after the `done` ones that it goes on from, with its metrics.jsonl as history."""
-    from corl_cli.trainer.probes import Reading
-
     prefix = "nll/{}" if recipe.train.method == "sft" else "reward/{}/"
     told = Told(
         name=recipe.name,
@@ -134,11 +156,12 @@ def begin(
         learns={task: prefix.format(task) for task in recipe.train.tasks},
         hidden=hidden,
     )
-    for line in history if done else ():
-        if line["step"] > done:
-            continue
-        if "probe" in line:
-            told = told.heard([Reading.of(line["probe"])])
-        elif "seconds" in line:
-            told = told.stepped(line["step"], {**line}, at)
+    told = told.after((line for line in history if done and line["step"] <= done), at)
     return replace(told, step=done, at=at, start=done, began=at, spent=told.series.get("seconds", (0.0,))[-1])
+
+
+def _kept(metrics: Mapping[str, Any]) -> Iterator[tuple[str, float]]:
+    """Of a step's metrics those that a dashboard needs, and that are numbers."""
+    for name, value in metrics.items():
+        if name.startswith(KEPT) and value is not None and math.isfinite(value):
+            yield name, value

@@ -16,6 +16,7 @@ if TYPE_CHECKING:
 
 Task = Literal["t2i", "mm2t"]
 TASKS: tuple[Task, ...] = ("t2i", "mm2t")
+TITLES: dict[Task, str] = {"t2i": "drawing", "mm2t": "answering"}  # as people read of them
 AnswerType = Literal["mc", "oe"]
 Scoring = Literal["conditional", "guided", "guided-detached"]
 

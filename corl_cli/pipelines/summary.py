@@ -13,9 +13,9 @@ from corl_cli.core.errors import UsageError
 from corl_cli.core.recipe import Recipe
 from corl_cli.core.run_dir import RunDir
 from corl_cli.core.types import TASKS, Task
+from corl_cli.core.types import TITLES as TITLES
 from corl_cli.trainer import checkpoint
 
-TITLES: dict[Task, str] = {"t2i": "drawing", "mm2t": "answering"}
 SMOOTHED = 10  # steps of a running mean
 
 

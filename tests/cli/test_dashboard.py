@@ -79,6 +79,7 @@ def shown(run: Told, width: int, height: int, now: float = 150.0) -> list[str]:
         ([5.0, 5.0, -1.0, -1.0, 5.0], 2, "█▁"),
         ([], 3, "   "),
         ([1.0, 2.0], 0, ""),
+        (range(80_000), 8, BLOCKS),
     ],
 )
 def test_a_sparkline(values: Sequence[float], width: int, line: str) -> None:
@@ -174,6 +175,13 @@ def test_a_run_goes_on_with_the_curves_that_it_has() -> None:
     assert (run.step, run.start, run.elapsed(now=8.0), run.left(now=8.0)) == (2, 2, 21.0, None)
     assert run.rewards("t2i") == {"total": (1.0, 2.0)}
     assert run.read == {("t2i", "checker"): ((0.5, 0.05), (0.6, 0.05))}
+    assert run == run.after([], at=7.0)
+    one = Told(**RUN | {"temperatures": {"t2i": 1.0, "mm2t": 1.0}})
+    steps = [line for line in lines if "seconds" in line]
+    each = one
+    for line in steps:
+        each = each.stepped(line["step"], line, at=7.0)
+    assert one.after(steps, at=7.0) == each
     fresh = begin(load("world/unified"), Path("report.html"), 10, done=0, **words)
     assert (fresh.series, fresh.read) == ({}, {})
 
@@ -276,6 +284,29 @@ def test_ctrl_c_at_any_moment_gives_the_cursor_back(tmp_path: Path) -> None:
     assert got.rindex(SHOW) > got.rindex(HIDE)
     assert "error: interrupted" in got[got.rindex(SHOW) :]
     assert not re.search(r"\x1b\[[0-9;]*\b3[0-7]\b[0-9;]*m", got)
+
+
+def test_a_run_outlives_its_terminal(tmp_path: Path) -> None:
+    sets = [word for key, value in (SMALL | {"train.max_steps": 2}).items() for word in ("--set", f"{key}={value}")]
+    terminal, inner = os.openpty()
+    process = subprocess.Popen(
+        command("train", "unified", "--out", "run", *sets),
+        cwd=tmp_path,
+        env=os.environ | {"TERM": "xterm-256color"},
+        stdout=subprocess.PIPE,
+        stderr=inner,
+        preexec_fn=hearing,
+        text=True,
+    )
+    os.close(inner)
+    got = b""
+    while HIDE.encode() not in got:  # it draws, and has not begun
+        got += os.read(terminal, 65536)
+    os.close(terminal)
+    stdout, _ = process.communicate(timeout=300)
+    assert process.returncode == 0
+    assert "drawing: checker" in stdout
+    assert (tmp_path / "run/report.html").exists()
 
 
 @pytest.mark.parametrize(
