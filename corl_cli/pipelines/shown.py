@@ -6,7 +6,7 @@ import textwrap
 from collections.abc import Iterator, Sequence
 from typing import Any
 
-from PIL import Image, ImageDraw, ImageFont
+from PIL import Image, ImageDraw, ImageFont, ImageOps
 
 from corl_cli.core.pictures import FONT, LINE, MARGIN, TILE, Tile
 from corl_cli.pipelines.hands_on import NOUNS, Made, Trial
@@ -15,6 +15,7 @@ from corl_cli.scoring.answers import format_fault
 COLUMNS = 8  # drawings beside each other in a block
 LARGEST = 384  # pixels of a drawing's side, as Janus-Pro draws
 AREA = 60_000_000  # pixels of all drawings; where they would be more, they are reduced to TILE
+TALLEST = 24_000  # pixels of a column, about: viewers and browsers open no picture of more than 32,767
 LETTER = 6.2  # pixels, about as wide as most letters are
 LINES = 6  # of a text
 VERDICTS = {True: "right", False: "wrong", None: ""}
@@ -88,7 +89,7 @@ def lay_out(head: str, titles: Sequence[str], rows: Sequence[tuple[str, Sequence
     """Under a head, for each prompt its words, then the tiles of each block [K][n] side by side under the titles [K].
 
     Blocks have the same places for the same numbers. A drawing keeps its size where that is between TILE and LARGEST;
-    a tile's text is beneath it.
+    a tile's text is beneath it. Prompts that would make the page too tall stand in several columns.
     """
     tiles = [tile for _, blocks in rows for block in blocks for tile in block]
     side = min(LARGEST, max(TILE, *(max(tile.image.size) for tile in tiles)))
@@ -96,10 +97,25 @@ def lay_out(head: str, titles: Sequence[str], rows: Sequence[tuple[str, Sequence
     columns = min(COLUMNS, max(len(block) for _, blocks in rows for block in blocks))
     width = columns * (side + MARGIN)  # of a block
     whole = len(titles) * width + (len(titles) - 1) * MARGIN
-    strips = [_text(head, whole), _beside([_text(title, width) for title in titles])]
-    for words, blocks in rows:
-        strips += [_text(words, whole), _beside([_block(block, columns, side) for block in blocks])]
-    return _below(strips)
+    top = _beside([_text(title, width) for title in titles])
+    pieces = [
+        _below([_text(words, whole), _beside([_block(block, columns, side) for block in blocks])])
+        for words, blocks in rows
+    ]
+    body = _beside([_below([top, *column]) for column in _columns(pieces)])
+    page = _below([_text(head, body.width), body])
+    return ImageOps.expand(page, (MARGIN, MARGIN, 0, 0), "white")
+
+
+def _columns(pieces: Sequence[Image.Image]) -> list[list[Image.Image]]:
+    """The pieces in their order, in columns of about the same height."""
+    whole = sum(piece.height for piece in pieces)
+    columns: list[list[Image.Image]] = [[] for _ in range(-(-whole // TALLEST))]
+    top = 0
+    for piece in pieces:
+        columns[top * len(columns) // whole].append(piece)
+        top += piece.height
+    return columns
 
 
 def _text(words: str, width: int) -> Image.Image:
@@ -135,9 +151,9 @@ def _beside(blocks: Sequence[Image.Image]) -> Image.Image:
 
 def _below(strips: Sequence[Image.Image]) -> Image.Image:
     width, height = max(strip.width for strip in strips), sum(strip.height for strip in strips)
-    whole = Image.new("RGB", (width + MARGIN, height + MARGIN), "white")
-    top = MARGIN
+    whole = Image.new("RGB", (width, height), "white")
+    top = 0
     for strip in strips:
-        whole.paste(strip, (MARGIN, top))
+        whole.paste(strip, (0, top))
         top += strip.height
     return whole

@@ -218,3 +218,16 @@ def test_large_drawings_keep_their_size_and_many_go_on_in_the_next_line() -> Non
     assert page(32, 9).width == page(32, 8).width
     assert page(32, 9).height - page(32, 8).height == TILE + MARGIN
     assert page(1024, 2).width == page(384, 2).width
+
+
+def test_many_prompts_stand_in_several_columns() -> None:
+    from corl_cli.pipelines.shown import lay_out
+
+    def page(prompts: int) -> Image.Image:
+        tiles = [Tile(Image.new("RGB", (24, 24), (index // 256, index % 256, 99)), "") for index in range(prompts)]
+        return lay_out("head", ["a"], [(f"prompt {index}", [[tile]]) for index, tile in enumerate(tiles)])
+
+    few, many = page(20), page(400)
+    assert many.height < 32_767 < 20 * few.height
+    assert many.width > 2 * few.width
+    assert len({colour for _, colour in many.getcolors(10_000) if colour[2] == 99}) == 400, "each drawing once"
