@@ -99,11 +99,14 @@ def _refuse(draft: Draft, faults: list[str], hints: list[str]) -> None:
 def _check_model(recipe: Recipe, resumed: Path | None) -> None:
     """CorlError when the weights cannot be trained: those of the run that is resumed, else the start.
 
-    A resumed run needs its start only as the frozen reference.
+    A resumed run needs its start only as the frozen reference. What a family of the user's own reads is not known,
+    unless its class is one of Janus.
     """
+    family = build.policy_class(recipe.model.family)
     from corl_cli.models import fitness
+    from corl_cli.models.janus import JanusPolicy
 
-    if recipe.model.family not in build.MODELS:
+    if not issubclass(family, JanusPolicy):
         return
     run = RunDir(resumed) if resumed and (resumed / "recipe.yaml").exists() else None
     saved = checkpoint.complete(run.checkpoints) if run else []

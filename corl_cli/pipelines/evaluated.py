@@ -6,7 +6,7 @@ import hashlib
 import json
 from collections.abc import Sequence
 from dataclasses import dataclass
-from functools import cache
+from functools import cache, cached_property
 from pathlib import Path
 
 from corl_cli import world
@@ -59,7 +59,7 @@ class Checkpoint:
         """A sha256 of its weights, configuration and tokenizer, and of the weights that adapters stand on."""
         return _digest(self.path)
 
-    @property
+    @cached_property  # two tokenizers are parsed for it
     def of_world(self) -> bool:
         """Whether it speaks the embedded world's language and no other."""
         return _words(Path(self.path)) == _words(world.checkpoint())

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import os
 import platform
+import shlex
 import shutil
 import time
 from collections.abc import Callable, Iterator
@@ -171,7 +173,15 @@ def _flash() -> Requirement:
 
 
 def _room(name: str, folder: Path, instead: str) -> Requirement:
-    there = next(place for place in (folder.absolute(), *folder.absolute().parents) if place.is_dir())
+    place = folder.absolute()
+    there = next(path for path in (place, *place.parents) if os.path.isdir(path))  # a Path may raise PermissionError
+    if not os.access(there, os.W_OK | os.X_OK):
+        return Requirement(
+            name=name,
+            state="broken",
+            detail=f"{there} cannot be written",
+            remedy=f"See who may write there (ls -ld {shlex.quote(str(there))}), or {instead}.",
+        )
     free = shutil.disk_usage(there).free
     detail = f"{free / 1e9:.1f} GB free at {folder}"
     if free < LITTLE:

@@ -1,6 +1,7 @@
 """`corl doctor`: true of this machine, whatever it has, and of one mind with the command it is asked about."""
 
 import json
+import os
 import socket
 from importlib.metadata import PackageNotFoundError
 
@@ -219,6 +220,22 @@ def test_what_is_missing_is_installed_by_its_own_name(monkeypatch):
     assert found["transformers"].startswith("pip install 'transformers<6,>=")
     assert found["peft"].startswith("pip install 'peft>=")
     assert "corl" not in " ".join(found.values()), "the index has another package of that name"
+
+
+@pytest.mark.skipif(os.geteuid() == 0, reason="root may write everywhere")
+def test_a_disk_that_may_not_be_written_is_broken(alone):
+    (alone / "runs").mkdir(mode=0o000)
+    found = looked(cwd=alone)["disk for runs"]
+    assert found["state"] == "broken"
+    assert "--out" in found["remedy"]
+
+
+def test_a_disk_that_cannot_be_written_is_broken(alone, monkeypatch):
+    monkeypatch.setattr(os, "access", lambda place, mode: False)  # also where root runs the tests
+    found = looked(cwd=alone)
+    assert found["disk for runs"]["state"] == found["disk for the hub's cache"]["state"] == "broken"
+    assert found["disk for runs"]["detail"] == f"{alone} cannot be written"
+    assert "--out" in found["disk for runs"]["remedy"]
 
 
 def stub(folder, monkeypatch, name, code):

@@ -1,9 +1,12 @@
 """A model class of the user's own takes the place of corl's by name."""
 
 import json
+import shutil
 from pathlib import Path
 
 from commands import corl
+
+from corl_cli import world
 
 OWN = '''
 from corl_cli.models.janus import JanusPolicy
@@ -34,3 +37,16 @@ def test_a_class_that_is_no_model_is_refused(tmp_path: Path) -> None:
     for name, words in [("no_model:Plain", "'no_model:Plain' is not a model family"), ("janos", "did you mean janus?")]:
         done = corl("train", "unified", "--dry-run", "--set", f"model.family={name}", cwd=tmp_path, code=2)
         assert words.lower() in done.stderr.lower()
+
+
+def test_a_checkpoint_that_a_janus_of_ones_own_cannot_read_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "own_janus.py").write_text(
+        "from corl_cli.models.janus import JanusPolicy\n\nclass Own(JanusPolicy): ...\n"
+    )
+    broken = shutil.copytree(world.checkpoint(), tmp_path / "broken")
+    (broken / "model.safetensors").write_bytes(b"torn")
+    changes = ["model.family=own_janus:Own", "model.checkpoint=broken"]
+    overrides = [word for change in changes for word in ("--set", change)]
+    done = corl("train", "unified", "--dry-run", *overrides, cwd=tmp_path, code=2)
+    (line,) = [line for line in done.stderr.splitlines() if line.startswith("error:")]
+    assert "broken has a damaged model.safetensors" in line
