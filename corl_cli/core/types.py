@@ -6,7 +6,7 @@ Torch and PIL appear in annotations only, so importing this module costs nothing
 from __future__ import annotations
 
 from abc import abstractmethod
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Literal, overload
 
@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
 Task = Literal["t2i", "mm2t"]
 TASKS: tuple[Task, ...] = ("t2i", "mm2t")
-TITLES: dict[Task, str] = {"t2i": "drawing", "mm2t": "answering"}  # as people read of them
+TITLES: Mapping[str, str] = {"t2i": "drawing", "mm2t": "answering"}  # as people read of them
 AnswerType = Literal["mc", "oe"]
 Scoring = Literal["conditional", "guided", "guided-detached"]
 
