@@ -74,6 +74,14 @@ def test_the_readmes_reward_scores_drawings(tmp_path: Path, monkeypatch: pytest.
     assert reward.score(type("R", (), {"outputs": outputs})(), None).values.tolist() == [1.0, 0.0]  # type: ignore[arg-type]
 
 
+def test_the_readmes_recipe_takes_its_reward(tmp_path: Path) -> None:
+    for name, language in (("mine.py", "python"), ("mine.yaml", "yaml")):
+        (code,) = re.findall(rf"```{language}\n(.*?)```", README, re.DOTALL)
+        (tmp_path / name).write_text(code)
+    done = process("train", "unified", "--recipe", "mine.yaml", "--dry-run", cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+
+
 def test_make_demo_trains_the_demonstration_and_goes_on() -> None:
     shown = subprocess.run(["make", "-n", "demo"], cwd=ROOT, capture_output=True, text=True, check=True).stdout
     assert "corl train unified --out runs/demo --resume" in shown

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shlex
 from itertools import count
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -53,6 +54,8 @@ def generate(
     from corl_cli.pipelines import hands_on, shown
 
     place = _place(out)
+    if len(prompts) > 1 and all(len(prompt.split()) == 1 for prompt in prompts):
+        _say(f"{len(prompts)} prompts of one word each; for one prompt: corl generate {shlex.quote(' '.join(prompts))}")
     wish = hands_on.Wish(
         task="t2i",
         texts=[*prompts, *(hands_on.lines(file) if file else [])],

@@ -97,11 +97,14 @@ def reward_against_probes(task: Task) -> Check:
         changes = {name: thirds(record.series(f"reward/{task}/{name}")) for name in names}
         if not any(changes.values()):
             raise Unchecked(f"fewer than {FEWEST_STEPS} steps have a reward")
-        risen = [f"{name} {c.early:.3f} -> {c.late:.3f}" for name, c in changes.items() if c and c.rises]
+        moved = {name: f"{name} {c.early:.3f} -> {c.late:.3f}" for name, c in changes.items() if c}
+        risen = [words for name, words in moved.items() if (change := changes[name]) and change.rises]
+        others = [words for words in moved.values() if words not in risen]
         if not risen:
             return
         falls = [
-            f"{score} (T = {temperature:g}) from {best['mean']:.3f} to {last['mean']:.3f} ± {stderr:.3f}"
+            f"{score} (T = {temperature:g}) by {best['mean'] - last['mean']:.3f} ± {stderr:.3f}, "
+            f"from {best['mean']:.3f} at step {best['step']} to {last['mean']:.3f} at step {last['step']}"
             for (score, temperature), each in readings.items()
             for best, last, stderr in [_fall(each)]
             if best["mean"] - last["mean"] > SIGNIFICANT * stderr
@@ -112,8 +115,10 @@ def reward_against_probes(task: Task) -> Check:
                 name="reward up, held-out score down",
                 severity="alarm",
                 task=task,
-                seen=f"Held-out scores fell, {' and '.join(falls)} while what is paid rose: {', '.join(risen)}.",
-                remedy="Go back to the checkpoint before the fall, and look at what the best-paid samples share.",
+                seen=f"Held-out scores fell, {'; '.join(falls)}; what is paid rose: {', '.join(risen)}"
+                + (f", but not {', '.join(others)}." if others else "."),
+                remedy="Look at what the best-paid samples share, and weigh the rewards that rose less; "
+                "go back to a checkpoint from before the fall, where one is kept (checkpoint.every, checkpoint.keep).",
                 samples=extremes(late, [seen.recorded.rewards.total for seen in late], True),
             )
 
@@ -232,7 +237,7 @@ def _readings(record: Record, task: Task) -> dict[tuple[str, float], list[Mappin
             and not probe["answer_type"]
             and None not in (probe["mean"], probe["stderr"])
         ):
-            found.setdefault((probe["score"], probe["temperature"]), []).append(probe)
+            found.setdefault((probe["score"], probe["temperature"]), []).append(probe | {"step": line["step"]})
     return found
 
 

@@ -138,6 +138,11 @@ def test_an_answer_is_shown_as_it_was_written_and_as_it_is_taken(folder: Path) -
     assert "greedy" in done.stderr
 
 
+def test_a_prompt_without_quotes_is_remarked_upon(folder: Path) -> None:
+    done = corl("generate", "red", "circle", "--n", "1", "--out", "apart.png", cwd=folder, code=0)
+    assert "for one prompt: corl generate 'red circle'" in done.stderr
+
+
 def test_several_answers_are_a_table(folder: Path) -> None:
     words = ["where is the red circle?", "how many objects are there?", "--image", "circle.png", "--n", "2"]
     rows = corl("ask", *words, "--compare", "runs/first", cwd=folder, code=0).stdout.splitlines()

@@ -239,7 +239,7 @@ def test_reward_up_while_the_held_out_score_falls(rig, last, expected):
     found, _ = look(rig.run)
     assert names(found) == (["reward up, held-out score down"] if expected else [])
     if expected:
-        assert "accuracy (T = 0.3) from 0.600 to 0.300 ± 0.028" in found.alarms[0].seen
+        assert "accuracy (T = 0.3) by 0.300 ± 0.028, from 0.600 at step " in found.alarms[0].seen
 
 
 def test_shares_masked_rows_and_equal_groups(rig):
