@@ -286,15 +286,15 @@ class Lengths(Benchmark):
 
 
 def test_a_benchmark_of_ones_own_with_an_item_that_fails_every_time(tmp_path, monkeypatch):
-    (tmp_path / "mine.py").write_text(OWN)
+    (tmp_path / "own_lengths.py").write_text(OWN)
     monkeypatch.chdir(tmp_path)
     monkeypatch.syspath_prepend(tmp_path)
-    done = corl("eval", "mine:Lengths", "--out", "r", code=1)
+    done = corl("eval", "own_lengths:Lengths", "--out", "r", code=1)
     assert "1 of 3 samples have no score" in done.stderr
     assert "torn" in done.stderr
     assert [score["value"] for score in lines(tmp_path / "r" / "scores.jsonl")] == [1.0, None, 1.0]
-    corl("eval", "mine:Lengths", "--out", "r", "--resume", code=1)  # tried again
-    done = corl("eval", "mine:Lengths", "--out", "r", "--resume", "--allow-partial", "--json")
+    corl("eval", "own_lengths:Lengths", "--out", "r", "--resume", code=1)  # tried again
+    done = corl("eval", "own_lengths:Lengths", "--out", "r", "--resume", "--allow-partial", "--json")
     assert (json.loads(done.stdout)["overall"], json.loads(done.stdout)["failures"]) == (1.0, {"torn": 1})
 
 
