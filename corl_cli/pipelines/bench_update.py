@@ -158,6 +158,8 @@ def _pass(subject: Subject, updater: Updater, policy: JanusPolicy, experience: E
 
     def theirs() -> int:
         policy.train()
+        if recipe.model.gradient_checkpointing:
+            plain.checkpoint_layers(policy.model)
         try:
             for piece in pieces:
                 with _autocast(policy):
@@ -165,6 +167,8 @@ def _pass(subject: Subject, updater: Updater, policy: JanusPolicy, experience: E
                 loss.backward()
         finally:
             policy.eval()
+            if recipe.model.gradient_checkpointing:
+                policy.checkpoint_layers()
         return tokens
 
     turns = in_turn(_fresh(ours, policy), _fresh(theirs, policy), bench)

@@ -24,6 +24,13 @@ def logps(model: Any, rollout: Rollout) -> Tensor:
     return scores.gather(-1, ids[..., None])[..., 0] * mask
 
 
+def checkpoint_layers(model: Any) -> None:
+    """Checkpoint the language model's layers whole, as transformers does: the backward pass computes them again."""
+    llama = model.model.language_model
+    older = llama.gradient_checkpointing_enable  # the name that transformers before 5.23 knows
+    getattr(llama, "activation_checkpointing_enable", older)({"use_reentrant": False})
+
+
 def loss(model: Any, experience: Experience, rows: int) -> Tensor:
     """GRPO's (arXiv 2402.03300) for rollouts used once: the mean over `rows` rows of means over tokens."""
     rollout = experience.rollout
