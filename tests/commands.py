@@ -8,7 +8,7 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 from unittest.mock import patch
@@ -56,6 +56,11 @@ def hearing() -> None:
     """A shell ignores Ctrl-C for what it starts in the background, and so would all that the tests start."""
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, signal.SIG_DFL)
+
+
+def overrides(settings: Mapping[str, Any]) -> list[str]:
+    """Settings of a recipe as they are typed."""
+    return [word for key, value in settings.items() for word in ("--set", f"{key}={value}")]
 
 
 def wait_for(run: Path, process: subprocess.Popen[str], wanted: Callable[[dict[str, Any]], Any]) -> None:

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from commands import command, corl, started
+from commands import command, corl, overrides, started
 from recorded import metrics
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
@@ -33,7 +33,7 @@ SETTINGS = {
 
 
 def words(out: str, *more: str) -> list[str]:
-    sets = [word for key, value in SETTINGS.items() for word in ("--set", f"{key}={value}")]
+    sets = overrides(SETTINGS)
     return ["train", "unified", "--out", out, *sets, *more]
 
 

@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from commands import command, hearing
+from commands import overrides, started
 from hypothesis import given
 from hypothesis import strategies as st
 from rich.console import Console
@@ -206,25 +206,28 @@ SMALL = {
 HIDE, SHOW = "\x1b[?25l", "\x1b[?25h"
 
 
+def begun(steps: int, cwd: Path, **more: str) -> tuple[int, subprocess.Popen[str]]:
+    """A short run whose stderr is a terminal of 100 columns: the terminal's other end, and the process."""
+    environment = {name: value for name, value in os.environ.items() if name not in ("COLUMNS", "LINES", "NO_COLOR")}
+    terminal, inner = os.openpty()
+    termios.tcsetwinsize(terminal, (40, 100))
+    process = started(
+        *("train", "unified", "--out", "run", *overrides(SMALL | {"train.max_steps": steps})),
+        cwd=cwd,
+        env=environment | {"TERM": "xterm-256color"} | more,
+        stdout=subprocess.PIPE,
+        stderr=inner,
+    )
+    os.close(inner)
+    return terminal, process
+
+
 def in_terminal(steps: int, cwd: Path, react: Callable[[str, int], None] = lambda *_: None, **more: str) -> Any:
     """A short run whose stderr is a terminal of 100 columns: exit code, stdout, and all that the terminal got.
 
     `react` is given that, and the process, whenever there is more of it.
     """
-    environment = {name: value for name, value in os.environ.items() if name not in ("COLUMNS", "LINES", "NO_COLOR")}
-    sets = [word for key, value in (SMALL | {"train.max_steps": steps}).items() for word in ("--set", f"{key}={value}")]
-    terminal, inner = os.openpty()
-    termios.tcsetwinsize(terminal, (40, 100))
-    process = subprocess.Popen(
-        command("train", "unified", "--out", "run", *sets),
-        cwd=cwd,
-        env=environment | {"TERM": "xterm-256color"} | more,
-        stdout=subprocess.PIPE,
-        stderr=inner,
-        preexec_fn=hearing,
-        text=True,
-    )
-    os.close(inner)
+    terminal, process = begun(steps, cwd, **more)
     got = b""
     while True:
         try:
@@ -287,18 +290,7 @@ def test_ctrl_c_at_any_moment_gives_the_cursor_back(tmp_path: Path) -> None:
 
 
 def test_a_run_outlives_its_terminal(tmp_path: Path) -> None:
-    sets = [word for key, value in (SMALL | {"train.max_steps": 2}).items() for word in ("--set", f"{key}={value}")]
-    terminal, inner = os.openpty()
-    process = subprocess.Popen(
-        command("train", "unified", "--out", "run", *sets),
-        cwd=tmp_path,
-        env=os.environ | {"TERM": "xterm-256color"},
-        stdout=subprocess.PIPE,
-        stderr=inner,
-        preexec_fn=hearing,
-        text=True,
-    )
-    os.close(inner)
+    terminal, process = begun(2, tmp_path)
     got = b""
     while HIDE.encode() not in got:  # it draws, and has not begun
         got += os.read(terminal, 65536)

@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from commands import corl
+from commands import corl, overrides
 from numpy.typing import NDArray
 from PIL import Image
 
@@ -39,7 +39,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     from corl_cli.world.scenes import Placed, Thing
 
     folder = tmp_path_factory.mktemp("hands")
-    sets = [word for key, value in SETTINGS.items() for word in ("--set", f"{key}={value}")]
+    sets = overrides(SETTINGS)
     corl("train", "unified", *sets, "--out", "runs/first", cwd=folder, code=0)
     draw((Placed(Thing("red", "circle"), "top-left"),)).save(folder / "circle.png")
     return folder

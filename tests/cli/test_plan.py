@@ -6,7 +6,7 @@ import json
 from pathlib import Path
 
 import pytest
-from commands import corl
+from commands import corl, overrides
 
 from corl_cli.pipelines.random_weights import JANUS, janus_config
 
@@ -143,7 +143,7 @@ def test_a_model_that_cannot_be_read_has_the_shapes_that_corl_knows(tmp_path: Pa
 def test_the_size_of_micro_batches_is_noted_and_outlives_the_machine(tmp_path: Path) -> None:
     sets = {"train.batch_size": 4, "sampling.group_size": 2, "sampling.mm2t.max_new_tokens": 4}
     sets |= {"eval.probes": "null", "train.max_steps": 1, "checkpoint.every": 1}
-    options = [word for key, value in sets.items() for word in ("--set", f"{key}={value}")]
+    options = overrides(sets)
     words = ["train", "unified", *options, "--out", "run"]
     first = corl(*words, cwd=tmp_path, code=0)
     assert "4 of a process' 4 triplets in a backward pass" in first.stderr

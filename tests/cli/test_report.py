@@ -7,7 +7,7 @@ import shutil
 from pathlib import Path
 
 import pytest
-from commands import corl
+from commands import corl, overrides
 from PIL import Image
 
 SETTINGS = {
@@ -23,7 +23,7 @@ SETTINGS = {
 def runs(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A folder with the run `one` of two steps."""
     folder = tmp_path_factory.mktemp("runs")
-    sets = [word for key, value in SETTINGS.items() for word in ("--set", f"{key}={value}")]
+    sets = overrides(SETTINGS)
     corl("train", "unified", "--out", "one", *sets, cwd=folder, code=0)
     return folder
 

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from commands import corl, started, wait_for
+from commands import corl, overrides, started, wait_for
 
 SMALL = {
     "train.max_steps": 2,
@@ -20,7 +20,7 @@ SMALL = {
     "optim.lr": 0.003,  # so large that two steps can be seen
     "optim.warmup_steps": 0,
 }
-SETS = [word for key, value in SMALL.items() for word in ("--set", f"{key}={value}")]
+SETS = overrides(SMALL)
 
 
 def readings(folder: Path) -> dict[str, Any]:

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from commands import corl, process, started, wait_for
+from commands import corl, overrides, process, started, wait_for
 from datasets import Dataset
 from recorded import metrics
 from safetensors.torch import load_file
@@ -31,7 +31,7 @@ SMALL = {
 
 def training(command: str, out: str, steps: int, *words: str | Path) -> list[str | Path]:
     settings = SMALL | {"train.max_steps": steps}
-    sets = [word for key, value in settings.items() for word in ("--set", f"{key}={value}")]
+    sets = overrides(settings)
     return ["train", *command.split(), "--out", out, *sets, *words]
 
 
@@ -309,7 +309,7 @@ class TestBadInput:
             "rewards.mm2t.accuracy.weigth": 1,
             "data.path": "drawn.parquet",
         }
-        sets = [word for key, value in faulty.items() for word in ("--set", f"{key}={value}")]
+        sets = overrides(faulty)
         words = ["refined", "--task", "t2i", "--recipe", "world/unified", "--from", "janus", "--num-processes", "4"]
         done = corl("train", *words, "--set", "train.batch_size=12", *sets, cwd=tmp_path)
         assert done.returncode == 2, done.stderr
