@@ -9,7 +9,6 @@ stay in float32.
 
 from __future__ import annotations
 
-import copy
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
 from typing import Any, NamedTuple
@@ -20,8 +19,8 @@ from torch import Tensor, nn
 
 from corl_cli.core.types import Task
 from corl_cli.models.lora import weight
+from corl_cli.models.products import copied, multiply, multiply_add
 
-LARGE_MATRIX = 1 << 17  # entries, from which on a CPU reading them is what takes time
 SHARED_PROMPT = 64  # tokens from which a prompt's keys are read once for its group: two products cost more than one
 
 
@@ -112,10 +111,11 @@ class Decoder:
         self.kv_heads: int = config.num_key_value_heads
         self.head_dim: int = config.head_dim
         self.eps: float = config.rms_norm_eps
+        self._added = torch.tensor(self.eps)  # made once: to make it takes longer than a norm
         self.dtype = dtype
         self.layers = [{name: fused.to(dtype, copy=True) for name, fused in self._fused(own)} for own in llama.layers]
         self._heads = dict(heads)
-        self.heads = {task: _copied(head).to(dtype).requires_grad_(False) for task, head in heads.items()}
+        self.heads = {task: copied(head).to(dtype).requires_grad_(False) for task, head in heads.items()}
         self.pace = GPU if self.device.type == "cuda" else CPU
         self._seen = self._versions()
 
@@ -194,7 +194,7 @@ class Decoder:
         width, hidden = cache.width, self._hidden(cache)
         x = embeds.float()
         for number, (own, layer) in enumerate(zip(self.llama.layers, self.layers, strict=True)):
-            qkv = _product(self._norm(x, own.input_layernorm), layer["qkv"]).contiguous().view(rows)
+            qkv = multiply(self._norm(x, own.input_layernorm), layer["qkv"]).contiguous().view(rows)
             q, both = self._split(qkv, rotation)  # both [2, B, kv_heads, G, D]
             if cache.pace.columns == 1:
                 cache.held[number].select(4, cache.length).copy_(both)  # four times as fast on a CPU
@@ -211,7 +211,7 @@ class Decoder:
         rows = (count, length, self.num_heads + 2 * self.kv_heads, self.head_dim)
         x, read = x.view(-1, width), []
         for own, layer in zip(self.llama.layers, self.layers, strict=True):
-            qkv = _product(self._norm(x, own.input_layernorm), layer["qkv"]).contiguous().view(rows)
+            qkv = multiply(self._norm(x, own.input_layernorm), layer["qkv"]).contiguous().view(rows)
             q, both = self._split(qkv, rotation[:, :, None])
             read.append(both)
             k, v = both
@@ -232,12 +232,12 @@ class Decoder:
         Queries and keys are rotated in place by complex numbers [B, L, 1, D / 2]: the weights are laid out so that the
         two entries that are turned together are neighbours.
         """
-        turned = qkv[:, :, : -self.kv_heads].unflatten(-1, (-1, 2))
+        turned = qkv.view(*qkv.shape[:3], -1, 2)[:, :, : -self.kv_heads]
         if qkv.dtype == torch.float32:
             torch.view_as_complex(turned).mul_(rotation)
         else:
             turned.copy_(torch.view_as_real(torch.view_as_complex(turned.float()) * rotation))
-        both = qkv[:, :, self.num_heads :].unflatten(2, (2, self.kv_heads)).permute(2, 0, 3, 1, 4)
+        both = qkv[:, :, self.num_heads :].view(*qkv.shape[:2], 2, self.kv_heads, -1).permute(2, 0, 3, 1, 4)
         return qkv[:, :, : self.num_heads], both
 
     def _attend(self, q: Tensor, cache: Cache, number: int, columns: int, hidden: Tensor | None) -> Tensor:
@@ -266,9 +266,9 @@ class Decoder:
 
     def _finish(self, x: Tensor, attended: Tensor, own: Any, layer: Mapping[str, Tensor]) -> Tensor:
         """The rest of a layer after attention."""
-        x = _add(x, attended, layer["o"])
-        gate, up = _product(self._norm(x, own.post_attention_layernorm), layer["gate_up"]).chunk(2, dim=-1)
-        return _add(x, F.silu(gate).mul_(up), layer["down"])
+        x = multiply_add(x, attended, layer["o"])
+        gate, up = multiply(self._norm(x, own.post_attention_layernorm), layer["gate_up"]).chunk(2, dim=-1)
+        return multiply_add(x, F.silu(gate).mul_(up), layer["down"])
 
     def _norm(self, x: Tensor, norm: Any) -> Tensor:
         return self._scaled(x, norm).to(self.dtype)
@@ -279,14 +279,15 @@ class Decoder:
         if x.is_cuda:
             return F.rms_norm(x, (width,), gain, self.eps)
         size = torch.linalg.vector_norm(x, dim=-1, keepdim=True)  # torch's own is ten operations on a CPU
-        return (x * torch.addcmul(torch.tensor(self.eps), size, size, value=1 / width).rsqrt_()).mul_(gain)
+        return (x * torch.addcmul(self._added, size, size, value=1 / width).rsqrt_()).mul_(gain)
 
     def _blank(self, count: int, group_size: int, columns: int, like: Tensor) -> Cache:
-        """An empty cache; zeros, because what is hidden is still multiplied by 0."""
+        """An empty cache; zeros where a step also reads what is hidden, which is multiplied by 0."""
         shape = (2, count, self.kv_heads, group_size, columns, self.head_dim)
+        new = like.new_empty if self.pace.columns == 1 else like.new_zeros
         nothing = torch.zeros(1, dtype=torch.long, device=like.device)
         return Cache(
-            held=[like.new_zeros(shape, dtype=self.dtype) for _ in self.layers],
+            held=[new(shape, dtype=self.dtype) for _ in self.layers],
             prompts=[],
             hidden=None,
             hidden_prompts=None,
@@ -346,48 +347,6 @@ def _scores(q: Tensor, keys: Tensor, hidden: Tensor | None) -> Tensor:
 
 def _softmax(scores: Tensor, dtype: torch.dtype) -> Tensor:
     return scores.softmax(-1).to(dtype)
-
-
-class _Linear(nn.Module):
-    """A copy of a linear layer that multiplies as `_product` does."""
-
-    def __init__(self, own: nn.Linear) -> None:
-        super().__init__()
-        self.weight = nn.Parameter(own.weight.detach().clone())
-        self.bias = None if own.bias is None else nn.Parameter(own.bias.detach().clone())
-
-    def forward(self, x: Tensor) -> Tensor:
-        product = _product(x, self.weight)
-        return product if self.bias is None else product.add_(self.bias)
-
-
-def _copied(module: nn.Module) -> nn.Module:
-    """A copy of a module, with `_Linear` for its linear layers."""
-    if isinstance(module, nn.Linear):
-        return _Linear(module)
-    copied = copy.deepcopy(module)
-    for name, child in module.named_children():
-        setattr(copied, name, _copied(child))
-    return copied
-
-
-def _turned(x: Tensor, matrix: Tensor) -> bool:
-    """Whether a CPU is faster, by up to a half, at matrix @ x.T: for some rows, or few of a large matrix."""
-    return not x.is_cuda and (2 if matrix.numel() >= LARGE_MATRIX else 16) <= x.shape[0] <= 64
-
-
-def _product(x: Tensor, matrix: Tensor) -> Tensor:
-    """x [R, D] @ matrix.T [D, E]; not contiguous on a CPU."""
-    return torch.mm(matrix, x.T).T if _turned(x, matrix) else F.linear(x, matrix)
-
-
-def _add(x: Tensor, product: Tensor, matrix: Tensor) -> Tensor:
-    """x + product @ matrix.T; in one call where all is float32."""
-    if product.dtype != x.dtype:
-        return x + F.linear(product, matrix)
-    if _turned(x, matrix):
-        return torch.addmm(x.T, matrix, product.T).T
-    return torch.addmm(x, product, matrix.T)
 
 
 def _bias(visible: Tensor, dtype: torch.dtype) -> Tensor:

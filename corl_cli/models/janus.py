@@ -20,9 +20,9 @@ from corl_cli.core.types import Rollout, Sampling, Task, Triplet
 from corl_cli.models import images, loading, lora, parts
 from corl_cli.models.base import Count, Embedded, Scored, UnifiedPolicy
 from corl_cli.models.decoder import Decoder, cache_bytes
-from corl_cli.models.logprobs import Head, mixed, token_logps
+from corl_cli.models.logprobs import Mixed, token_logps
 from corl_cli.models.noise import row_keys
-from corl_cli.models.packing import Packing, checkpointing, install, lay_out, run
+from corl_cli.models.packing import Packing, checkpoint_layers, install, lay_out, run
 from corl_cli.models.prompts import ChatPrompts
 from corl_cli.models.sampling import draw, write
 
@@ -133,9 +133,7 @@ class JanusPolicy(UnifiedPolicy):
 
     def checkpoint_layers(self) -> None:
         """See UnifiedPolicy.checkpoint_layers."""
-        llama = self.model.model.language_model
-        older = llama.gradient_checkpointing_enable  # the name that transformers before 5.23 knows
-        getattr(llama, "activation_checkpointing_enable", older)(checkpointing(self.dtype))
+        checkpoint_layers(self.model.model.language_model, self.dtype)
 
     @property
     def device(self) -> torch.device:
@@ -267,14 +265,14 @@ class JanusPolicy(UnifiedPolicy):
         detached = sampling.scoring == "guided-detached"
         with torch.set_grad_enabled(torch.is_grad_enabled() and not detached):
             both = [states, self._states(packing, self._embed(self.prompts.unconditional(ids)), fed)]
-        head = mixed(head, sampling.cfg_weight, detached=detached)
-        return self._score(rollout, packing, head, torch.cat(both, -1), 2 * vocab_size)
+        mixed = Mixed(head, sampling.cfg_weight, detached=detached)
+        return self._score(rollout, packing, mixed, torch.cat(both, -1), 2 * vocab_size)
 
     def _states(self, packing: Packing, prompts: Tensor, fed: Tensor) -> Tensor:
         """The hidden states [R, D] that predict the written tokens."""
         return packing.predicting(run(self.model.model.language_model, packing.pack(prompts, fed), packing))
 
-    def _score(self, rollout: Rollout, packing: Packing, head: Head, states: Tensor, vocab_size: int) -> Scored:
+    def _score(self, rollout: Rollout, packing: Packing, head: nn.Module, states: Tensor, vocab_size: int) -> Scored:
         temperature = rollout.sampling.temperature or 1.0
         found = token_logps(head, states, packing.chosen(rollout.completion_ids), temperature, vocab_size)
         return Scored(*map(packing.spread, found))

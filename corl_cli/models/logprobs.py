@@ -1,26 +1,29 @@
 """Log-probs of completion tokens without ever holding all logits."""
 
-from collections.abc import Callable
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
-Head = Callable[[Tensor], Tensor]  # hidden states [R, D] -> logits [R, V]
-
-CHUNK_LOGITS = 1 << 27  # logits held at once: 512 MiB in float32; the drawings of one group of 8 fit
-BLOCK_LOGITS = 1 << 22  # of those, worked on at once: 16 MiB, which a CPU takes from memory that it holds already
+CHUNK_LOGITS = 1 << 27  # logits held at once for a head that learns: 512 MiB in float32
+BLOCK_LOGITS = 1 << 21  # of those, worked on at once: 8 MiB, which stay in a CPU's cache
+LEAST_ROWS = 128  # that a frozen head reads its weights for
 
 
 def token_logps(
-    head: Head, states: Tensor, targets: Tensor, temperature: float, vocab_size: int
+    head: nn.Module, states: Tensor, targets: Tensor, temperature: float, vocab_size: int
 ) -> tuple[Tensor, Tensor]:
     """log softmax(head(states) / temperature)[targets] and the entropies, [R] each in float32.
 
-    states [R, D]: each must be the one that predicts its target [R]. They pass through the head in chunks, whose logits
-    are computed again in the backward pass if they do not all fit into CHUNK_LOGITS. Entropies carry no gradient.
+    states [R, D]: each must be the one that predicts its target [R]; a head takes each row [D] to logits by itself.
+    Rows pass through a frozen head a few at a time, with their gradients at once, and no logits are kept; through one
+    that learns in chunks, whose logits are computed again in the backward pass if they do not all fit into
+    CHUNK_LOGITS. Entropies carry no gradient.
     """
+    if not any(parameter.requires_grad for parameter in head.parameters()):
+        found: tuple[Tensor, Tensor] = _Frozen.apply(states, targets, head, temperature, rows_at_once(vocab_size))
+        return found
     size = max(1, CHUNK_LOGITS // vocab_size)
     recompute = len(states) > size and torch.is_grad_enabled()
 
@@ -34,6 +37,43 @@ def token_logps(
     ]
     logps, entropies = zip(*chunks, strict=True)
     return torch.cat(logps), torch.cat(entropies)
+
+
+def rows_at_once(vocab_size: int) -> int:
+    """Rows whose logits a frozen head makes at once."""
+    return max(LEAST_ROWS, BLOCK_LOGITS // vocab_size)
+
+
+class _Frozen(torch.autograd.Function):
+    """What token_logps gives for a head whose weights take no gradient.
+
+    A row's log-prob depends on its own state alone: its gradient [D] is found with it, while its logits [V] are at
+    hand, and the backward pass multiplies it by a number.
+    """
+
+    @staticmethod
+    def forward(
+        ctx: Any, states: Tensor, targets: Tensor, head: nn.Module, temperature: float, size: int
+    ) -> tuple[Tensor, Tensor]:
+        learning = ctx.needs_input_grad[0]
+        logps, entropies = (torch.empty(len(states), device=states.device) for _ in range(2))
+        gradients = torch.empty_like(states if learning else states[:0])
+        for start in range(0, len(states), size):
+            some = slice(start, start + size)
+            with torch.set_grad_enabled(learning):
+                own = states[some].detach().requires_grad_(learning)
+                chosen, entropies[some] = _Chosen.apply(head(own), targets[some], temperature)
+                if learning:
+                    (gradients[some],) = torch.autograd.grad(chosen.sum(), own)
+            logps[some] = chosen.detach()
+        ctx.save_for_backward(gradients)
+        ctx.mark_non_differentiable(entropies)
+        return logps, entropies
+
+    @staticmethod
+    def backward(ctx: Any, gradient: Tensor, _: Tensor) -> tuple[Tensor, None, None, None, None]:
+        (own,) = ctx.saved_tensors
+        return own * gradient[:, None].to(own.dtype), None, None, None, None
 
 
 class _Chosen(torch.autograd.Function):
@@ -77,16 +117,18 @@ def guide(conditional: Tensor, unconditional: Tensor, weight: float) -> Tensor:
     return unconditional + weight * (conditional.float() - unconditional)
 
 
-def mixed(head: Head, weight: float, *, detached: bool) -> Head:
+class Mixed(nn.Module):
     """A head over the conditional and the unconditional states side by side [R, 2 D], which gives guided logits.
 
     `detached` leaves the unconditional half without a gradient.
     """
 
-    def apply(states: Tensor) -> Tensor:
-        conditional, unconditional = states.chunk(2, -1)
-        with torch.set_grad_enabled(torch.is_grad_enabled() and not detached):
-            other = head(unconditional)
-        return guide(head(conditional), other, weight)
+    def __init__(self, head: nn.Module, weight: float, *, detached: bool) -> None:
+        super().__init__()
+        self.head, self.weight, self.detached = head, weight, detached
 
-    return apply
+    def forward(self, states: Tensor) -> Tensor:
+        conditional, unconditional = states.chunk(2, -1)
+        with torch.set_grad_enabled(torch.is_grad_enabled() and not self.detached):
+            other = self.head(unconditional)
+        return guide(self.head(conditional), other, self.weight)

@@ -57,7 +57,9 @@ class Noise:
 
     def take(self, rows: Tensor) -> "Noise":
         """The noise of some rows."""
-        return Noise(self.keys[rows], self.width, self.limit)
+        some = Noise(self.keys[rows], self.width, self.limit)
+        some._made, some._start = self._made[:, rows], self._start
+        return some
 
 
 def _mix(z: Tensor) -> Tensor:

@@ -88,7 +88,7 @@ def draw(
         last.copy_(token)
 
     def step() -> None:
-        token = last if unconditional is None else last.repeat(2)
+        token = last if unconditional is None else torch.cat([last, last])
         pick(decoder.step(embeddings[token], cache))
 
     pick(states.repeat_interleave(group, 0))
@@ -167,13 +167,15 @@ class _Batch:
         """The prompts that have unfinished rows, with as many samples as the one that has most; itself where more than
         `share` of the rows would stay, None where all have ended.
         """
+        count, most = int(self.alive.sum()), share * len(self.rows)
+        if count == 0:
+            return None
+        if count > most:
+            return self
         alive = self.alive.view(self.shape)
         left = alive.sum(1)
-        groups = left.nonzero()[:, 0]
-        if len(groups) == 0:
-            return None
-        size = int(left.max())
-        if len(groups) * size > share * len(self.rows):
+        groups, size = left.nonzero()[:, 0], int(left.max())
+        if len(groups) * size > most:
             return self
         samples = (~alive[groups]).byte().argsort(dim=1, stable=True)[:, :size]  # the unfinished first
         rows = (groups[:, None] * self.shape[1] + samples).flatten()
@@ -189,13 +191,11 @@ class _Batch:
 
 def choose(mixed: Tensor, scored: Tensor, sampling: Sampling, noise: Tensor) -> tuple[Tensor, Tensor]:
     """Next tokens [R] by Gumbel-max from the mixed logits [R, V], and their log-probs under the scored ones."""
-    temperature = sampling.temperature or 1.0
-    if sampling.temperature == 0:
-        token = mixed.argmax(-1)
-    else:
-        token = (nucleus(mixed / temperature, sampling.top_p) + noise).argmax(-1)
-    logps = torch.log_softmax(scored / temperature, dim=-1)
-    return token, logps.gather(-1, token[:, None])[:, 0]
+    temperature = sampling.temperature
+    if temperature not in (0, 1):
+        mixed, scored = mixed / temperature, scored / temperature
+    token = (mixed if temperature == 0 else nucleus(mixed, sampling.top_p) + noise).argmax(-1)
+    return token, torch.log_softmax(scored, dim=-1).gather(-1, token[:, None])[:, 0]
 
 
 def nucleus(logits: Tensor, top_p: float) -> Tensor:

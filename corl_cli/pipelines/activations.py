@@ -1,7 +1,7 @@
 """How much memory a language model's layers take in a forward and backward pass, counted without taking it.
 
 transformers' own layers, with adapters and checkpointing as in the recipe, run on fake tensors: shapes without values.
-What is alive at once is counted storage by storage, for two layers, and extended to all of them: layers are alike.
+What is alive at once is counted storage by storage, for three layers, and extended to all of them: layers are alike.
 Fake tensors are a CPU's, and so is the branch of attention that is counted (packing._causal): what a GPU's kernels hold
 besides queries, keys and values is not in it.
 """
@@ -9,7 +9,6 @@ besides queries, keys and values is not in it.
 from __future__ import annotations
 
 import json
-import warnings
 import weakref
 from collections.abc import Iterable
 from dataclasses import dataclass
@@ -32,7 +31,7 @@ if TYPE_CHECKING:
 
     from corl_cli.models.packing import Packing
 
-LAYERS = 2  # that are run; those between the first and the last are like the second
+LAYERS = 3  # that are run; those between the first and the last are like the second
 SEEING = ("vision_model", "aligner")  # parts that are run where one of them learns
 
 
@@ -97,16 +96,18 @@ def activations(config: JanusConfig, model: Model, layout: Layout) -> int:
 def logits(config: JanusConfig, model: Model, layout: Layout) -> int:
     """Bytes of the logits that are held at once, and of the head's own cast and gradient (logprobs.token_logps).
 
-    Logits and their gradient in the compute precision, the probabilities in float32.
+    Logits and their gradient in the compute precision, the probabilities in float32. A frozen head holds few rows of
+    them, with three more numbers each while they are worked on, and a gradient of each state.
     """
-    from corl_cli.models.logprobs import CHUNK_LOGITS
+    from corl_cli.models.logprobs import CHUNK_LOGITS, rows_at_once
 
-    drawing, width = layout.task == "t2i", BYTES[model.dtype]
+    drawing, width, full = layout.task == "t2i", BYTES[model.dtype], BYTES["float32"]
     vocabulary = config.vq_config.num_embeddings if drawing else config.text_config.vocab_size
-    rows = layout.prompts * layout.group_size * layout.new_tokens
-    learns = not drawing and not model.lora and "language_model" in model.train
-    head = vocabulary * config.text_config.hidden_size * (width + BYTES["float32"]) if learns else 0
-    return min(max(vocabulary, CHUNK_LOGITS), rows * vocabulary) * (BYTES["float32"] + width) + head
+    rows, hidden = layout.prompts * layout.group_size * layout.new_tokens, config.text_config.hidden_size
+    if model.lora or ("generation_head" if drawing else "language_model") not in model.train:
+        return min(rows, rows_at_once(vocabulary)) * vocabulary * (4 * full + 2 * width) + rows * hidden * full
+    held = min(max(vocabulary, CHUNK_LOGITS), rows * vocabulary)
+    return (held + vocabulary * hidden) * (full + width)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -174,8 +175,8 @@ def _count(config: str, model: str, layout: Layout) -> Counted:
         kept=kept,
         backward=marks.backward,
         end=alive.peak,
-        written=marks.written[-1] - marks.written[0],
-        read=marks.read[-1] - marks.read[0] if marks.read else 0,
+        written=marks.written[1] - marks.written[0],
+        read=marks.read[1] - marks.read[0] if marks.read else 0,
     )
 
 
@@ -226,8 +227,7 @@ def _built(config: dict[str, Any], learning: Model, seeing: bool) -> nn.Module:
     language_model: Any = policy.model.language_model
     packing.install(language_model)
     if learning.gradient_checkpointing:
-        with warnings.catch_warnings(action="ignore"):  # transformers gives it another name
-            language_model.gradient_checkpointing_enable(packing.checkpointing(getattr(torch, learning.dtype)))
+        packing.checkpoint_layers(language_model, getattr(torch, learning.dtype))
     return policy.train()
 
 

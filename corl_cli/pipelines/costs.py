@@ -134,17 +134,18 @@ def updating(
     """Forward and backward pass over completions, their prompts shared, with the language model and lm_head learning.
 
     The backward pass has twice the arithmetic of the forward pass, once for inputs and once for weights, and with
-    checkpointing the layers run forward again. What is frozen takes no gradient of its weights: the image head, and all
-    linear layers where adapters learn (their own arithmetic, about 1 %, is left out). Images and image tokens are
-    turned into inputs forward only, as frozen parts do. The optimiser's step is `stepping`.
+    checkpointing all layers but the last run forward again. What is frozen takes no gradient of its weights: the image
+    head, and all linear layers where adapters learn (their own arithmetic, about 1 %, is left out). Images and image
+    tokens are turned into inputs forward only, as frozen parts do. The optimiser's step is `stepping`.
     """
     blocks = _blocks(config, prompts, group_size, prompt_tokens, new_tokens, itemsize)
     attention = _attention(config, prompts, group_size, prompt_tokens, new_tokens)
     heads = _heads(config, task, prompts * group_size * new_tokens, itemsize)
     linear = Work(blocks.flops - attention, blocks.nbytes)
     learning = 1 if adapters else 2  # of the backward pass: inputs, and weights
-    attending = 3 + (checkpointing and itemsize < BYTES["float32"])  # packing.checkpointing
-    total = linear * (1 + learning + checkpointing) + Work(attention * attending, 0)
+    again = checkpointing * (1 - 1 / config.text_config.num_hidden_layers)  # packing.checkpoint_layers
+    attending = 3 + again * (itemsize < BYTES["float32"])
+    total = linear * (1 + learning + again) + Work(attention * attending, 0)
     total += heads * (2 if adapters or task == "t2i" else 3)
     gradients = 0 if adapters else layers(config) + (head(config, task) if task == "mm2t" else 0)
     return (

@@ -10,7 +10,7 @@ from corl_cli.core.errors import CorlError
 from corl_cli.core.types import Rollout, Sampling, Scoring, Triplet
 from corl_cli.models import logprobs
 from corl_cli.models.janus import JanusPolicy
-from corl_cli.models.logprobs import mixed, token_logps
+from corl_cli.models.logprobs import Mixed, token_logps
 from corl_cli.trainer.preflight import check_identity
 
 SAMPLING = Sampling(group_size=2, temperature=0.8, top_p=0.9, cfg_weight=4.0)
@@ -66,11 +66,24 @@ def test_the_gradient_of_a_guided_logit_by_hand() -> None:
     torch.manual_seed(0)
     head = torch.nn.Linear(4, 5).double()
     states = torch.randn(3, 8, dtype=torch.double, requires_grad=True)
-    (gradient,) = torch.autograd.grad(mixed(head, 4.0, detached=True)(states)[:, 2].sum(), states)
+    (gradient,) = torch.autograd.grad(Mixed(head, 4.0, detached=True)(states)[:, 2].sum(), states)
     assert torch.allclose(gradient[:, :4].float(), 4 * head.weight[2].float().expand(3, 4))
     assert not gradient[:, 4:].any()
-    (gradient,) = torch.autograd.grad(mixed(head, 4.0, detached=False)(states)[:, 2].sum(), states)
+    (gradient,) = torch.autograd.grad(Mixed(head, 4.0, detached=False)(states)[:, 2].sum(), states)
     assert torch.allclose(gradient[:, 4:].float(), -3 * head.weight[2].float().expand(3, 4))
+
+
+@pytest.mark.parametrize("detached", [False, True])
+def test_a_frozen_head_gives_the_same_guided_values_and_gradients(detached: bool) -> None:
+    torch.manual_seed(0)
+    head = torch.nn.Linear(4, 11)
+    hidden, ids = torch.randn(15, 8, requires_grad=True), torch.randint(11, (15,))
+    found = []
+    for learns in (True, False):
+        head.requires_grad_(learns)
+        logps, _ = token_logps(Mixed(head, 3.0, detached=detached), hidden, ids, 0.7, 22)
+        found.append([logps, *torch.autograd.grad(logps.sum(), [hidden])])
+    assert all(torch.allclose(a, b, atol=1e-5) for a, b in zip(*found, strict=True))
 
 
 @pytest.mark.parametrize("detached", [False, True])
@@ -81,7 +94,7 @@ def test_chunks_give_the_same_guided_values_and_gradients(detached: bool, monkey
     found = []
     for chunk in (1 << 20, 44):  # all at once; two positions at a time
         monkeypatch.setattr(logprobs, "CHUNK_LOGITS", chunk)
-        logps, _ = token_logps(mixed(head, 3.0, detached=detached), hidden, ids, 0.7, 22)
+        logps, _ = token_logps(Mixed(head, 3.0, detached=detached), hidden, ids, 0.7, 22)
         found.append([logps, *torch.autograd.grad(logps.sum(), [hidden, head.weight])])
     assert all(torch.allclose(a, b, atol=1e-5) for a, b in zip(*found, strict=True))
 

@@ -105,12 +105,13 @@ def test_chunks_and_checkpointed_layers_change_nothing(
     policy.train()
     monkeypatch.setattr(logprobs, "CHUNK_LOGITS", 1000)  # a few positions at a time
     monkeypatch.setattr(logprobs, "BLOCK_LOGITS", 300)
+    monkeypatch.setattr(logprobs, "LEAST_ROWS", 1)
     assert_same(policy, rollout)
 
 
-@pytest.mark.parametrize(("dtype", "times"), [("float32", 1), ("bfloat16", 2)])
-def test_float32_layers_attend_once_and_16_bits_again_in_the_backward_pass(
-    triplets: list[Triplet], dtype: str, times: int
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
+def test_float32_layers_attend_once_and_16_bits_again_in_the_backward_pass_but_the_last(
+    triplets: list[Triplet], dtype: str
 ) -> None:
     policy = JanusPolicy(made().model, build_processor(), dtype)
     rollout = policy.sample("t2i", triplets[:1], Sampling(group_size=2), key="x")
@@ -126,7 +127,8 @@ def test_float32_layers_attend_once_and_16_bits_again_in_the_backward_pass(
     with Counting():
         policy(rollout).logps.sum().backward()
     passes = counts["aten._scaled_dot_product_flash_attention_for_cpu.default"]
-    assert passes == times * 2 * policy.model.config.text_config.num_hidden_layers, "prompts, and completions"
+    layers = policy.model.config.text_config.num_hidden_layers
+    assert passes == 2 * (layers if dtype == "float32" else 2 * layers - 1), "prompts, and completions"
 
 
 @BOTH

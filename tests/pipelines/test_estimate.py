@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -11,7 +12,7 @@ from hypothesis import strategies as st
 
 from corl_cli.core.errors import CorlError
 from corl_cli.core.loader import load
-from corl_cli.core.recipe import Model, Recipe
+from corl_cli.core.recipe import Lora, Model, Recipe
 from corl_cli.core.types import Sampling
 from corl_cli.models.janus import JanusPolicy
 from corl_cli.pipelines import estimate, plan
@@ -134,6 +135,17 @@ def test_more_triplets_in_a_pass_take_more_but_not_more_logits(large: Path) -> N
     fewer = Layout(task="mm2t", prompts=1, group_size=8, prompt_tokens=640, new_tokens=16)
     by_hand = 8 * 16 * 102400 * (4 + 2) + 102400 * 2048 * (4 + 2)
     assert logits(config, model, fewer) == by_hand
+
+
+def test_a_frozen_head_holds_the_logits_of_few_rows(large: Path) -> None:
+    config, model = estimate.configuration(str(large)), Model(dtype="bfloat16", lora=Lora())
+    layout = Layout(task="mm2t", prompts=1, group_size=8, prompt_tokens=640, new_tokens=512)
+    gradients = 8 * 512 * 2048 * 4
+    assert logits(config, model, layout) == 128 * 102400 * (4 * 4 + 2 * 2) + gradients
+    drawn = replace(layout, task="t2i")
+    assert logits(config, Model(dtype="bfloat16"), drawn) == 128 * 16384 * (4 * 4 + 2 * 2) + gradients
+    learning = Model(dtype="bfloat16", train=["language_model", "generation_head"])
+    assert logits(config, learning, drawn) == (8 * 512 + 2048) * 16384 * (4 + 2)
 
 
 @given(st.integers(1, 64), st.floats(0, 100), st.floats(0.1, 3))
