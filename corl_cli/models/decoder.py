@@ -144,9 +144,9 @@ class Decoder:
         return embedded
 
     def logits(self, task: Task, states: Tensor) -> Tensor:
-        """What a task's head says of hidden states, [R, D] -> [R, V] in float32."""
+        """What a task's head says of hidden states, [R, D] -> [R, V] in the compute precision; not contiguous on a CPU."""
         logits: Tensor = self.heads[task](states.to(self.dtype))
-        return logits.float().contiguous()
+        return logits
 
     def prefill(
         self, embeds: Tensor, mask: Tensor, group_size: int, room: int, *, shared: bool | None = None

@@ -75,10 +75,10 @@ def draw(
     rows = torch.arange(len(keys), device=prompts.device)
     last = torch.zeros_like(rows)
     everywhere = torch.ones_like(rows, dtype=torch.bool)
+    logits = torch.empty(len(states) * group, len(embeddings), device=prompts.device)
 
     def pick(states: Tensor) -> None:
-        logits = decoder.logits("t2i", states)
-        mixed = scored = logits
+        mixed = scored = logits.copy_(decoder.logits("t2i", states))
         if unconditional is not None:
             conditional, other = logits.chunk(2)
             mixed = guide(conditional, other, sampling.cfg_weight)
@@ -116,11 +116,12 @@ def write(
     states, cache = decoder.prefill(prompts, mask, group, limit)
     states = states.repeat_interleave(group, 0)
     text = Written.blank(len(keys), limit, pad_id, prompts.device)
-    batch = _Batch.whole(cache, Noise(keys, decoder.logits("mm2t", states[:1]).shape[-1], limit), len(prompts), group)
+    every = torch.empty(len(keys), decoder.logits("mm2t", states[:1]).shape[-1], device=prompts.device)
+    batch = _Batch.whole(cache, Noise(keys, every.shape[-1], limit), len(prompts), group)
     graphs = Graphs(prompts.device)
 
     def pick(states: Tensor) -> None:
-        logits = decoder.logits("mm2t", states)
+        logits = every[: len(states)].copy_(decoder.logits("mm2t", states))
         token, logp = choose(logits, logits, sampling, batch.noise.at(text.place, text.position))
         token = torch.where(batch.alive, token, pad_id)
         text.put(batch.rows, token, batch.alive, torch.where(batch.alive, logp, 0.0))
