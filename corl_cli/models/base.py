@@ -111,7 +111,9 @@ class UnifiedPolicy(nn.Module, ABC):
 
     @abstractmethod
     def checkpoint_layers(self) -> None:
-        """Compute the activations of learning layers again in the backward pass, in training mode only."""
+        """Compute activations of learning layers again in the backward pass where that saves memory, in training mode
+        only.
+        """
 
     @abstractmethod
     def learn(self, tasks: Sequence[Task]) -> None:

@@ -144,7 +144,7 @@ class Decoder:
         return embedded
 
     def logits(self, task: Task, states: Tensor) -> Tensor:
-        """What a task's head says of hidden states, [R, D] -> [R, V] in the compute precision; strided on a CPU."""
+        """What a task's head says of hidden states, [R, D] -> [R, V] in the compute precision; maybe not contiguous."""
         logits: Tensor = self.heads[task](states.to(self.dtype))
         return logits
 

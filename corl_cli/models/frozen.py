@@ -11,8 +11,8 @@ from corl_cli.models.base import UnifiedPolicy
 def freeze(policy: UnifiedPolicy, dtype: torch.dtype) -> UnifiedPolicy:
     """Freeze a policy in place, and hold what has learnt so far in less memory.
 
-    Only linear layers are cast: autocast rounds just their weights, so that it agrees to the bit with the float32
-    weights it had. Weights that are frozen already may be another's too, and stay as they are.
+    Only linear layers are cast: autocast rounds just their weights, so that it agrees with the float32 weights it
+    had, on a CPU to the bit. Weights that are frozen already may be another's too, and stay as they are.
     """
     for module in policy.modules():
         if isinstance(module, nn.Linear) and module.weight.requires_grad:

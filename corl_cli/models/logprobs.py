@@ -4,11 +4,12 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.autograd.function import once_differentiable
 from torch.utils.checkpoint import checkpoint
 
 CHUNK_LOGITS = 1 << 27  # logits held at once for a head that learns: 512 MiB in float32
-BLOCK_LOGITS = 1 << 21  # of those, worked on at once: 8 MiB, which stay in a CPU's cache
-LEAST_ROWS = 128  # that a frozen head reads its weights for
+BLOCK_LOGITS = 1 << 21  # worked on at once: 8 MiB, which stay in a CPU's cache
+LEAST_ROWS = 128  # that pass through a frozen head at once, however many logits they have
 
 
 def token_logps(
@@ -22,7 +23,8 @@ def token_logps(
     CHUNK_LOGITS. Entropies carry no gradient.
     """
     if not any(parameter.requires_grad for parameter in head.parameters()):
-        found: tuple[Tensor, Tensor] = _Frozen.apply(states, targets, head, temperature, rows_at_once(vocab_size))
+        own = states if torch.is_grad_enabled() else states.detach()
+        found: tuple[Tensor, Tensor] = _Frozen.apply(own, targets, head, temperature, rows_at_once(vocab_size))
         return found
     size = max(1, CHUNK_LOGITS // vocab_size)
     recompute = len(states) > size and torch.is_grad_enabled()
@@ -48,7 +50,7 @@ class _Frozen(torch.autograd.Function):
     """What token_logps gives for a head whose weights take no gradient.
 
     A row's log-prob depends on its own state alone: its gradient [D] is found with it, while its logits [V] are at
-    hand, and the backward pass multiplies it by a number.
+    hand, and the backward pass multiplies it by a number. There is no second derivative.
     """
 
     @staticmethod
@@ -71,6 +73,7 @@ class _Frozen(torch.autograd.Function):
         return logps, entropies
 
     @staticmethod
+    @once_differentiable
     def backward(ctx: Any, gradient: Tensor, _: Tensor) -> tuple[Tensor, None, None, None, None]:
         (own,) = ctx.saved_tensors
         return own * gradient[:, None].to(own.dtype), None, None, None, None
@@ -105,6 +108,7 @@ class _Chosen(torch.autograd.Function):
         return chosen, entropies
 
     @staticmethod
+    @once_differentiable
     def backward(ctx: Any, gradient: Tensor, _: Tensor) -> tuple[Tensor, None, None]:
         shares, targets = ctx.saved_tensors
         each = (gradient / ctx.temperature)[:, None]

@@ -26,7 +26,7 @@ def prepare(model: Any, train: Collection[Part], dtype: torch.dtype) -> None:
     """Let the parts in `train` learn, or adapters where there are some, in float32; freeze and hold the rest in dtype.
 
     A frozen language model keeps its embeddings, norms and rotations in float32: the residual stream is, and so the
-    scores of a frozen one are to the bit those of the learning one whose weights it has.
+    scores of a frozen one are on a CPU to the bit those of the learning one whose weights it has.
     """
     model.requires_grad_(False)
     inner = model.model

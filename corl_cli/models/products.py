@@ -12,7 +12,7 @@ LARGE_MATRIX = 1 << 17  # entries, from which on a CPU reading them is what take
 
 
 def multiply(x: Tensor, matrix: Tensor) -> Tensor:
-    """x [R, D] @ matrix.T [D, E]; not contiguous on a CPU."""
+    """x [R, D] @ matrix.T [D, E]; where `turned` not contiguous."""
     return torch.mm(matrix, x.t()).t() if turned(x, matrix) else F.linear(x, matrix)
 
 
@@ -26,8 +26,8 @@ def multiply_add(x: Tensor, rows: Tensor, matrix: Tensor) -> Tensor:
 
 
 def turned(x: Tensor, matrix: Tensor) -> bool:
-    """Whether a CPU is faster, by up to a half, at matrix @ x.T: for some rows, fewer of a large matrix, more of a wide
-    one. Small matrices that are not wide gain less than other operations lose on transposed results.
+    """Whether a CPU is faster, by up to a half, at matrix @ x.T: from few rows on, fewer of a large matrix, up to a
+    third of its outputs. Small matrices that are not wide gain less than other operations lose on transposed results.
     """
     outputs, large = matrix.shape[0], matrix.numel() >= LARGE_MATRIX
     pays = large or outputs >= 4 * matrix.shape[1]

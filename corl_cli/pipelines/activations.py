@@ -24,7 +24,7 @@ from torch.utils.weak import WeakIdKeyDictionary
 
 from corl_cli.core.recipe import Model
 from corl_cli.core.types import Task
-from corl_cli.pipelines.costs import BYTES
+from corl_cli.pipelines.costs import BYTES, head
 
 if TYPE_CHECKING:
     from transformers import JanusConfig
@@ -97,17 +97,18 @@ def logits(config: JanusConfig, model: Model, layout: Layout) -> int:
     """Bytes of the logits that are held at once, and of the head's own cast and gradient (logprobs.token_logps).
 
     Logits and their gradient in the compute precision, the probabilities in float32. A frozen head holds few rows of
-    them, with three more numbers each while they are worked on, and a gradient of each state.
+    them, with at most three more numbers each while they are worked on, and a gradient of each state.
     """
     from corl_cli.models.logprobs import CHUNK_LOGITS, rows_at_once
 
     drawing, width, full = layout.task == "t2i", BYTES[model.dtype], BYTES["float32"]
     vocabulary = config.vq_config.num_embeddings if drawing else config.text_config.vocab_size
-    rows, hidden = layout.prompts * layout.group_size * layout.new_tokens, config.text_config.hidden_size
+    rows = layout.prompts * layout.group_size * layout.new_tokens
     if model.lora or ("generation_head" if drawing else "language_model") not in model.train:
-        return min(rows, rows_at_once(vocabulary)) * vocabulary * (4 * full + 2 * width) + rows * hidden * full
+        gradients = rows * config.text_config.hidden_size * full
+        return min(rows, rows_at_once(vocabulary)) * vocabulary * (4 * full + 2 * width) + gradients
     held = min(max(vocabulary, CHUNK_LOGITS), rows * vocabulary)
-    return (held + vocabulary * hidden) * (full + width)
+    return (held + head(config, layout.task)) * (full + width)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -175,9 +176,14 @@ def _count(config: str, model: str, layout: Layout) -> Counted:
         kept=kept,
         backward=marks.backward,
         end=alive.peak,
-        written=marks.written[1] - marks.written[0],
-        read=marks.read[1] - marks.read[0] if marks.read else 0,
+        written=_second(marks.written),
+        read=_second(marks.read),
     )
+
+
+def _second(marks: list[int]) -> int:
+    """What the second layer adds to the first; nothing where there is none."""
+    return marks[1] - marks[0] if len(marks) > 1 else 0
 
 
 def _states(policy: Any, learning: Model, layout: Layout, laid: Packing) -> Tensor:
