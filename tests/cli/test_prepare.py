@@ -34,6 +34,13 @@ from corl_cli.data.items import Dropped, Raw
 from corl_cli.data.sources.base import Options, Source
 
 
+def waits(number):
+    try:
+        return number == int(Path("wait").read_text())
+    except FileNotFoundError:  # it may go away at any time
+        return False
+
+
 class MineOptions(Options):
     text: Path = Field(Path("mine.txt"), description="the captions")
 
@@ -46,7 +53,7 @@ class Mine(Source):
 
     def items(self):
         for number, line in enumerate(self.options.text.read_text().splitlines()):
-            while Path("wait").exists() and number == int(Path("wait").read_text()):
+            while waits(number):
                 time.sleep(0.01)
             yield Raw(
                 id=f"mine-{number}",
