@@ -189,9 +189,14 @@ def checkpoint_layers(language_model: Any, dtype: torch.dtype) -> None:
     how: dict[str, Any] = {"use_reentrant": False}
     if dtype == torch.float32:
         how["context_fn"] = partial(create_selective_checkpoint_contexts, ATTENTION)
+    checkpoint_all(language_model, how)
+    language_model.layers[-1].gradient_checkpointing = False
+
+
+def checkpoint_all(language_model: Any, how: dict[str, Any]) -> None:
+    """Let the backward pass compute all layers again; `how` are the arguments of torch's checkpoint."""
     older = language_model.gradient_checkpointing_enable  # the name that transformers before 5.23 knows
     getattr(language_model, "activation_checkpointing_enable", older)(how)
-    language_model.layers[-1].gradient_checkpointing = False
 
 
 def by_bucket(q: Tensor, k: Tensor, v: Tensor, packing: Packing, **options: Any) -> Tensor:

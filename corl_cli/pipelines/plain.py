@@ -13,6 +13,7 @@ import torch
 from torch import Tensor
 
 from corl_cli.core.types import Experience, Rollout
+from corl_cli.models import packing
 
 
 def logps(model: Any, rollout: Rollout) -> Tensor:
@@ -26,9 +27,7 @@ def logps(model: Any, rollout: Rollout) -> Tensor:
 
 def checkpoint_layers(model: Any) -> None:
     """Checkpoint the language model's layers whole, as transformers does: the backward pass computes them again."""
-    llama = model.model.language_model
-    older = llama.gradient_checkpointing_enable  # the name that transformers before 5.23 knows
-    getattr(llama, "activation_checkpointing_enable", older)({"use_reentrant": False})
+    packing.checkpoint_all(model.model.language_model, {"use_reentrant": False})
 
 
 def loss(model: Any, experience: Experience, rows: int) -> Tensor:
